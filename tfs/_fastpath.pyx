@@ -1,0 +1,39 @@
+# distutils: language = c++
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The compiled core: from request bytes to reply bytes without the GIL.
+
+This file is the table of contents.  The parts below are one module in journey order (a part may use what stands above it):
+
+  nouns       platform   status   wire   types
+  codec       tensor     request  response
+  TensorFlow  tensorflow fake     metagraph
+  decisions   plan       serving_map
+  engine      counters   runner   batch   engine   mailbox
+  REST        json
+  transport   native (http2 + grpc, only where libnghttp2 was found at build time)
+
+House rules
+  1. Between the transport's bytes and TensorFlow nothing takes the GIL, builds a Python object or logs.
+  2. `noexcept nogil` is written on every C function of the data path; what may fail returns a status code (0 = OK) and leaves
+     its text in the ticket's Status.  A pointer result of NULL means the same.
+  3. No allocation is sized by a number from the wire before the bytes it counts have been seen.
+  4. One owner per C thing; the owner is written beside the field in types.pxi.  Live counts (debug build) end at zero.
+  5. Functions are prefixed with the part they live in; struct fields are written only by the stage named in types.pxi.
+"""
+
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, INT64_MAX, INT64_MIN, INT32_MAX
+from libc.stdio cimport snprintf
+from libc.stdlib cimport malloc, calloc, realloc, free, qsort
+from libc.string cimport memcpy, memcmp, memset, memchr, memmove, strlen
+
+from tfs._tf cimport (
+    TF_Buffer, TF_DeviceList, TF_Graph, TF_Library, TF_Operation, TF_OperationDescription, TF_Output, TF_Session, TF_SessionOptions,
+    TF_Status, TF_TString, TF_Tensor, TfApi,
+)
+
+from tfs import errors
+
+include "_fast/platform.pxi"
+include "_fast/types.pxi"
+include "_fast/status.pxi"
+include "_fast/wire.pxi"

@@ -1,0 +1,1 @@
+"""The light client: needs numpy and grpcio, never TensorFlow."""
