@@ -1,0 +1,146 @@
+"""The typed face of the compiled core. Units are in the names; threads and errors are said per function."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from tfs.errors import TfsError
+
+METHOD_PREDICT: Final[int]
+METHOD_CLASSIFY: Final[int]
+METHOD_REGRESS: Final[int]
+METHOD_MULTI: Final[int]
+METHOD_WARMUP: Final[int]
+ENTRY_GRPC: Final[int]
+ENTRY_REST: Final[int]
+
+def load_runtime(directory: str) -> str:
+    """Loads libtensorflow_cc from `directory` (the installed tensorflow package) into this process, RTLD_LOCAL; returns TensorFlow's version.
+
+    Raises FailedPrecondition when a library or symbol is missing. Main thread, once; later calls return the version again."""
+
+def fake_runtime() -> None:
+    """Tests: fills the TensorFlow table with a small in-process fake, so that the engine runs without TensorFlow."""
+
+def load_op_library(path: str) -> None:
+    """`TF_LoadLibrary(path)`. Raises TfsError with TensorFlow's code and text. Any thread."""
+
+class Servable:
+    """One loaded version: session, plans and counters. Made by `Servable.load`; freed by `close`."""
+
+    name: str
+    version: int
+    @staticmethod
+    def load(
+        name: str, version: int, path: str, *, tags: Sequence[str], session_config: bytes = b"", heal: bool = True
+    ) -> Servable:
+        """Loads the SavedModel in `path`. Blocks (without the GIL). Any thread. Raises TfsError with TensorFlow's code and text."""
+    @property
+    def signature_defs(self) -> dict[str, bytes]:
+        """Signature name -> serialized tensorflow.SignatureDef (including `defaults` and `__saved_model_init_op`)."""
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know about the graph (py_function, variables nobody restores, healed variables)."""
+    def define_union(self, signatures: Sequence[str]) -> str:
+        """Makes (once) a hidden signature that feeds the distinct input tensors and fetches the distinct output tensors of
+        `signatures` in one run; returns its name, to be used as signature_name. Aliases are tensor names ("node:0"). Any thread."""
+    def enable_batching(self, **parameters: Any) -> None:
+        """Before publishing. Parameters as in BatchingParameters; raises InvalidArgument with the reference's texts."""
+    def wait_unused(self, timeout_s: float) -> bool:
+        """After it left the map: waits (without the GIL) until no call holds it; False when the time is up."""
+    def close(self) -> None:
+        """TF_CloseSession (runs in flight end CANCELLED), waits for the last hold, frees everything. Idempotent. Not on the loop thread."""
+
+class Ticket:
+    """A call under way."""
+
+    def cancel(self) -> None:
+        """Answers CANCELLED if nobody has answered; a queued call is skipped. `done` is still called exactly once."""
+
+class Outputs:
+    """Output tensors of a finished `Engine.run`."""
+
+    aliases: list[str]
+    version: int
+    def dtype(self, alias: str) -> int:
+        """The DataType number."""
+    def shape(self, alias: str) -> tuple[int, ...]: ...
+    def strings(self, alias: str) -> list[bytes]:
+        """The elements of a DT_STRING tensor, row-major."""
+    def numbers(self, alias: str) -> memoryview:
+        """The raw little-endian bytes of a numeric tensor (keeps the tensor alive); wrap with numpy.frombuffer."""
+
+class Engine:
+    """Runners, timer, serving map, limits and counters: one per process. Methods may be called from any thread unless said otherwise."""
+
+    def __init__(
+        self,
+        *,
+        max_runners: int = 0,
+        max_runners_per_model: int = 0,
+        max_queued_calls: int = 0,
+        max_queued_bytes: int = 0,
+        tensor_content: bool = False,
+        check_method_names: bool = False,
+    ) -> None:
+        """0 means the default of the constant of that name in `_fast/runner.pxi`."""
+    def publish(
+        self, models: Mapping[str, Mapping[int, Servable]], labels: Mapping[str, Mapping[str, int]] | None
+    ) -> None:
+        """Swaps the serving map: model name -> version -> servable, model name -> label -> version. `labels` None: label map not
+        initialised (UNAVAILABLE for label requests). Servables that left the map lose the map's hold when this returns."""
+    def mailbox(self) -> Mailbox:
+        """A new mailbox for one event loop."""
+    def predict(
+        self,
+        mailbox: Mailbox,
+        request: bytes,
+        timeout_ns: int | None,
+        done: Callable[[bytes | TfsError], None],
+        entry: int = ...,
+    ) -> bytes | Ticket:
+        """A serialized PredictRequest -> serialized PredictResponse: the bytes at once when the run was inline, else a Ticket, and later
+        `done(reply or error)` from `mailbox.drain()`. Errors found at once are raised as TfsError. Loop thread of the mailbox."""
+    def predict_json(
+        self,
+        mailbox: Mailbox,
+        body: bytes,
+        model: str,
+        version: int | None,
+        label: str | None,
+        timeout_ns: int | None,
+        done: Callable[[bytes | TfsError], None],
+    ) -> bytes | Ticket:
+        """REST predict: JSON body -> JSON reply; otherwise as `predict`."""
+    def run(
+        self,
+        mailbox: Mailbox | None,
+        request: bytes,
+        timeout_ns: int | None,
+        done: Callable[[Outputs | TfsError], None] | None,
+        method: int = ...,
+        entry: int = ...,
+    ) -> Outputs | Ticket:
+        """As `predict`, but the answer is Outputs: for Classify, Regress, MultiInference. With `mailbox` None it blocks (no GIL held)
+        and returns Outputs or raises; not on the loop thread."""
+    def run_on(self, servable: Servable, request: bytes, method: int = ...) -> Outputs:
+        """Blocking run on a servable that need not be published (warm-up): model_spec's name and version are ignored."""
+    def resolve(self, model: str, version: int | None, label: str | None) -> Servable:
+        """The published servable for a model spec; raises NotFound, InvalidArgument or Unavailable with the reference's texts."""
+    def counters(self) -> dict[str, Any]:
+        """A snapshot of all counters and histograms, for `tfs.metrics`."""
+    def count_request(self, model: str, method: int, entry: int, code: int, latency_ns: int) -> None:
+        """Counts a request that did not come through `predict*`/`run` (see docs/metrics.md for which do)."""
+    def close(self) -> None:
+        """Refuses new calls, waits for those under way, joins all core threads. Idempotent."""
+
+class Mailbox:
+    """Completions for one event loop: an eventfd and a list."""
+
+    def fileno(self) -> int:
+        """Becomes readable when completions wait: `loop.add_reader(mailbox.fileno(), mailbox.drain)`."""
+    def drain(self) -> None:
+        """Encodes the waiting answers and calls their `done`. Loop thread."""
+    def close(self) -> None: ...
+
+def live_handles() -> dict[str, int]:
+    """Debug builds: live C objects by kind (calls, run results, tensors, plans, servables, ...); all zero when idle and closed. Release: {}."""
