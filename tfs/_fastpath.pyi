@@ -24,15 +24,15 @@ def fake_runtime() -> None:
 def load_op_library(path: str) -> None:
     """`TF_LoadLibrary(path)`. Raises TfsError with TensorFlow's code and text. Any thread."""
 
-class Servable:
-    """One loaded version: session, plans and counters. Made by `Servable.load`; freed by `close`."""
+class LoadedServable:
+    """One loaded version: session, plans and counters. Made by `LoadedServable.load`; freed by `close`."""
 
     name: str
     version: int
     @staticmethod
     def load(
         name: str, version: int, path: str, *, tags: Sequence[str], session_config: bytes = b"", heal: bool = True
-    ) -> Servable:
+    ) -> LoadedServable:
         """Loads the SavedModel in `path`. Blocks (without the GIL). Any thread. Raises TfsError with TensorFlow's code and text."""
     @property
     def signature_defs(self) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ class Engine:
     ) -> None:
         """0 means the default of the constant of that name in `_fast/runner.pxi`."""
     def publish(
-        self, models: Mapping[str, Mapping[int, Servable]], labels: Mapping[str, Mapping[str, int]] | None
+        self, models: Mapping[str, Mapping[int, LoadedServable]], labels: Mapping[str, Mapping[str, int]] | None
     ) -> None:
         """Swaps the serving map: model name -> version -> servable, model name -> label -> version. `labels` None: label map not
         initialised (UNAVAILABLE for label requests). Servables that left the map lose the map's hold when this returns."""
@@ -122,9 +122,9 @@ class Engine:
     ) -> Outputs | Ticket:
         """As `predict`, but the answer is Outputs: for Classify, Regress, MultiInference. With `mailbox` None it blocks (no GIL held)
         and returns Outputs or raises; not on the loop thread."""
-    def run_on(self, servable: Servable, request: bytes, method: int = ...) -> Outputs:
+    def run_on(self, servable: LoadedServable, request: bytes, method: int = ...) -> Outputs:
         """Blocking run on a servable that need not be published (warm-up): model_spec's name and version are ignored."""
-    def resolve(self, model: str, version: int | None, label: str | None) -> Servable:
+    def resolve(self, model: str, version: int | None, label: str | None) -> LoadedServable:
         """The published servable for a model spec; raises NotFound, InvalidArgument or Unavailable with the reference's texts."""
     def counters(self) -> dict[str, Any]:
         """A snapshot of all counters and histograms, for `tfs.metrics`."""

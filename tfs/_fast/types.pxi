@@ -10,7 +10,7 @@
 #   So a call whose deadline passes during a run is answered by the timer at once and released when TensorFlow is done with it.
 #   * `body` (the request bytes) must stay valid until `release`; the spans below point into it.
 
-cdef struct CallQueue              # runner.pxi
+cdef struct EngineCore             # runner.pxi
 cdef struct ModelCounters          # counters.pxi
 cdef struct FetchSet
 cdef struct Plan
@@ -123,12 +123,13 @@ cdef struct Plan:                  # one signature, resolved at load; immutable 
     FetchSet* subsets              # others seen so far, newest first; at most MAX_FETCH_SETS (plan.pxi)
     int32_t subset_count
     int32_t broken_input           # index of a slot whose node the graph lacks, or -1
-    pthread_mutex_t lock           # guards `subsets` writes
+    uint32_t traits                # GraphTrait bits of what this signature reaches
+    pthread_mutex_t lock           # guards writes to `subsets`
 
-cdef enum GraphTrait:              # what the graph may do, found at load (metagraph.pxi)
+cdef enum GraphTrait:              # what a signature's part of the graph may do, found at load (graph.pxi)
     GRAPH_MAY_BLOCK = 1            # loops, queues, tf.data, py_function ... : never on an I/O thread
     GRAPH_STATELESS = 2            # all ops on the allow-list: a failed batch may be run again member by member
-    GRAPH_MANY_DEVICES = 4
+    GRAPH_MANY_DEVICES = 4         # an accelerator is present: runs wait for it
 
 ctypedef void (*SessionRunFn)(
     void* session, const TF_Buffer* run_options, const TF_Output* feeds, TF_Tensor* const* values, int feed_count,
@@ -141,12 +142,18 @@ cdef struct Servable:              # one loaded version
     SessionRunFn run
     Plan* plans
     Plan* default_plan             # "serving_default", or NULL
-    uint32_t traits
-    int64_t holds                  # calls that use it + 1 while published (atomic)
-    int64_t running                # runs in progress (atomic): bounds the runners it may occupy
+    int64_t holds                  # calls that use it, + 1 while it is in the serving map (atomic; see serving_map.pxi)
+    pthread_mutex_t lock           # guards the last drop of `holds`
+    pthread_cond_t unused          # signalled when `holds` reaches zero
     void* batcher                  # batch.pxi; NULL = batching off for this version
-    CallQueue* queue               # runner.pxi
-    ModelCounters* counters        # counters.pxi; shared by all versions of the name
+    ModelCounters* counters        # counters.pxi; shared by all versions of the name; NULL until the first publish
+    # -- its queue for runners, guarded by EngineCore.lock (runner.pxi)
+    Call* queue_head
+    Call* queue_tail
+    Servable* ring_next
+    int32_t in_ring
+    int32_t running                # runners that run it now
+    int64_t queued
 
 cdef struct Call:
     # -- owned by the consumer (transport), set before submit
@@ -154,12 +161,13 @@ cdef struct Call:
     void (*done)(Call* call) noexcept nogil
     void (*release)(Call* call) noexcept nogil
     void* owner
+    EngineCore* engine             # set by call_new
     Span body
     int64_t start_ns
     int64_t deadline_ns            # monotonic; INT64_MAX = none
     int32_t method                 # Method
     int32_t entry                  # Entry
-    int32_t may_inline             # 0: the submitting thread must not run the model (budget spent)
+    int64_t inline_budget_ns       # the submitting thread may run the model itself if its predicted time is below; 0 = never
     # -- lifetime (atomic)
     int32_t refs
     int32_t answered
