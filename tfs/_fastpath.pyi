@@ -1,7 +1,7 @@
 """The typed face of the compiled core. Units are in the names; threads and errors are said per function."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias, TypedDict, type_check_only
 
 from tfs.errors import TfsError
 
@@ -10,6 +10,7 @@ METHOD_CLASSIFY: Final[int]
 METHOD_REGRESS: Final[int]
 METHOD_MULTI: Final[int]
 METHOD_WARMUP: Final[int]
+METHOD_OTHER: Final[int]  # counted only: REST status, metadata and malformed requests
 ENTRY_GRPC: Final[int]
 ENTRY_REST: Final[int]
 
@@ -121,15 +122,16 @@ class Engine:
         entry: int = ...,
     ) -> Outputs | Ticket:
         """As `predict`, but the answer is Outputs: for Classify, Regress, MultiInference. With `mailbox` None it blocks (no GIL held)
-        and returns Outputs or raises; not on the loop thread."""
+        and returns Outputs or raises; not on the loop thread. Counts the session run, not the request: what follows the run may still
+        fail, so the service calls `count_request`."""
     def run_on(self, servable: LoadedServable, request: bytes, method: int = ...) -> Outputs:
         """Blocking run on a servable that need not be published (warm-up): model_spec's name and version are ignored."""
     def resolve(self, model: str, version: int | None, label: str | None) -> LoadedServable:
         """The published servable for a model spec; raises NotFound, InvalidArgument or Unavailable with the reference's texts."""
-    def counters(self) -> dict[str, Any]:
+    def counters(self) -> _Counters:
         """A snapshot of all counters and histograms, for `tfs.metrics`."""
     def count_request(self, model: str, method: int, entry: int, code: int, latency_ns: int) -> None:
-        """Counts a request that did not come through `predict*`/`run` (see docs/metrics.md for which do)."""
+        """Counts a request that did not come through `predict` or `predict_json`, which count theirs (latency only when code is 0)."""
     def close(self) -> None:
         """Refuses new calls, waits for those under way, joins all core threads. Idempotent."""
 
