@@ -25,6 +25,25 @@ def fake_runtime() -> None:
 def load_op_library(path: str) -> None:
     """`TF_LoadLibrary(path)`. Raises TfsError with TensorFlow's code and text. Any thread."""
 
+# Histogram: (count per bucket, not cumulative, the last one is +Inf; sum; number of samples).
+_Histogram: TypeAlias = tuple[list[int], float, int]
+
+@type_check_only
+class _Counters(TypedDict):
+    """What `Engine.counters` gives. Models are names, methods METHOD_*, entries ENTRY_*, codes canonical codes; times are microseconds."""
+
+    requests: dict[tuple[str, int, int, int], int]  # (model, method, entry, code) -> requests
+    latency: dict[tuple[str, int, int], _Histogram]  # (model, method, entry) -> successes; 33 limits 10 * 1.8**i
+    run: dict[tuple[str, int], _Histogram]  # (model, method) -> successful session runs; same limits
+    queuing: _Histogram  # time in the batch queue; 52 limits 100 * 1.2**i
+    batches: int  # batches run
+    input_size: _Histogram  # rows of each input tensor of each batched call; 14 limits 2**i
+    processed_size: _Histogram  # rows of each batch after rounding up; 14 limits 2**i
+    padding: dict[int, _Histogram]  # size of the batch run -> rows of padding; 14 limits 2**i
+    queued_calls: int  # now, in the whole process
+    queued_bytes: int
+    running: int
+
 class LoadedServable:
     """One loaded version: session, plans and counters. Made by `LoadedServable.load`; freed by `close`."""
 
