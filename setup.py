@@ -36,7 +36,7 @@ def pkg_config(*arguments: str) -> list[str] | None:
     tool = os.environ.get("PKG_CONFIG", "pkg-config")
     if shutil.which(tool) is None:
         return None
-    done = subprocess.run([tool, *arguments, "libnghttp2"], capture_output=True, text=True)
+    done = subprocess.run([tool, *arguments, "libnghttp2"], capture_output=True, text=True, check=False)
     return done.stdout.split() if done.returncode == 0 else None
 
 
@@ -48,7 +48,9 @@ def find_nghttp2() -> tuple[list[str], list[str]] | None:
     if cflags is not None and libs is not None and has_functions(cflags, libs):
         return cflags, libs
     if NATIVE == "1":
-        raise SystemExit("TFS_NATIVE=1, but no libnghttp2 with " + ", ".join(NEEDED_NGHTTP2) + " was found by pkg-config")
+        raise SystemExit(
+            "TFS_NATIVE=1, but no libnghttp2 with " + ", ".join(NEEDED_NGHTTP2) + " was found by pkg-config"
+        )
     return None
 
 
@@ -59,7 +61,9 @@ def has_functions(cflags: list[str], libs: list[str]) -> bool:
     compiler = os.environ.get("CXX", "c++").split()
     command = [*compiler, "-x", "c++", "-", *cflags, *libs, "-o", os.devnull]
     try:
-        return subprocess.run(command, input=source, text=True, capture_output=True).returncode == 0
+        return (
+            subprocess.run(command, input=source, text=True, capture_output=True, check=False).returncode == 0
+        )
     except OSError:
         return False
 
@@ -79,7 +83,8 @@ def extensions() -> list[Extension]:
     parts = ["http2.pxi", "grpc.pxi"] if found else ["no_native.pxi"]
     write_if_changed(
         HERE / "tfs" / "_fast" / "_native.pxi",
-        "# Written by setup.py: which transport parts this build has.\n" + "".join(f'include "{name}"\n' for name in parts),
+        "# Written by setup.py: which transport parts this build has.\n"
+        + "".join(f'include "{name}"\n' for name in parts),
     )
     cflags, libs = found or ([], [])
     extension = Extension(
@@ -87,7 +92,14 @@ def extensions() -> list[Extension]:
         ["tfs/_fastpath.pyx"],
         depends=[str(p.relative_to(HERE)) for p in sorted((HERE / "tfs").rglob("*.p[xi][ixd]"))],
         language="c++",
-        extra_compile_args=["-std=c++17", "-fno-exceptions", "-fvisibility=hidden", "-Wno-unused-function", *FLAGS[BUILD], *cflags],
+        extra_compile_args=[
+            "-std=c++17",
+            "-fno-exceptions",
+            "-fvisibility=hidden",
+            "-Wno-unused-function",
+            *FLAGS[BUILD],
+            *cflags,
+        ],
         extra_link_args=["-pthread", *LINK.get(BUILD, []), *libs],
     )
     return cythonize([extension], build_dir=str(HERE / "build" / BUILD), quiet=True)

@@ -33,7 +33,9 @@ class _Counters(TypedDict):
     """What `Engine.counters` gives. Models are names, methods METHOD_*, entries ENTRY_*, codes canonical codes; times are microseconds."""
 
     requests: dict[tuple[str, int, int, int], int]  # (model, method, entry, code) -> requests
-    latency: dict[tuple[str, int, int], _Histogram]  # (model, method, entry) -> successes; 33 limits 10 * 1.8**i
+    latency: dict[
+        tuple[str, int, int], _Histogram
+    ]  # (model, method, entry) -> successes; 33 limits 10 * 1.8**i
     run: dict[tuple[str, int], _Histogram]  # (model, method) -> successful session runs; same limits
     queuing: _Histogram  # time in the batch queue; 52 limits 100 * 1.2**i
     batches: int  # batches run
@@ -51,7 +53,13 @@ class LoadedServable:
     version: int
     @staticmethod
     def load(
-        name: str, version: int, path: str, *, tags: Sequence[str], session_config: bytes = b"", heal: bool = True
+        name: str,
+        version: int,
+        path: str,
+        *,
+        tags: Sequence[str],
+        session_config: bytes = b"",
+        heal: bool = True,
     ) -> LoadedServable:
         """Loads the SavedModel in `path`. Blocks (without the GIL). Any thread. Raises TfsError with TensorFlow's code and text."""
     @property
@@ -104,7 +112,9 @@ class Engine:
     ) -> None:
         """0 means the default of the constant of that name in `_fast/runner.pxi`."""
     def publish(
-        self, models: Mapping[str, Mapping[int, LoadedServable]], labels: Mapping[str, Mapping[str, int]] | None
+        self,
+        models: Mapping[str, Mapping[int, LoadedServable]],
+        labels: Mapping[str, Mapping[str, int]] | None,
     ) -> None:
         """Swaps the serving map: model name -> version -> servable, model name -> label -> version. `labels` None: label map not
         initialised (UNAVAILABLE for label requests). Servables that left the map lose the map's hold when this returns."""

