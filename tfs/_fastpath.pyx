@@ -5,12 +5,13 @@
 This file is the table of contents.  The parts below are one module in journey order (a part may use what stands above it):
 
   nouns       platform   status   wire   types
-  codec       tensor     request  response
+  codec       dtypes     tensor   request  response
   TensorFlow  tensorflow fake     metagraph
   decisions   plan       serving_map
   engine      counters   runner   batch   engine   mailbox
   REST        json
   transport   native (http2 + grpc, only where libnghttp2 was found at build time)
+  bench       probe (the tests' and benches' entrance to single stages)
 
 House rules
   1. Between the transport's bytes and TensorFlow nothing takes the GIL, builds a Python object or logs.
@@ -37,3 +38,9 @@ include "_fast/platform.pxi"
 include "_fast/types.pxi"
 include "_fast/status.pxi"
 include "_fast/wire.pxi"
+include "_fast/dtypes.pxi"
+include "_fast/tensor.pxi"
+include "_fast/request.pxi"
+include "_fast/response.pxi"
+include "_fast/fake.pxi"
+include "_fast/probe.pxi"

@@ -12,6 +12,7 @@
 
 cdef struct EngineCore             # runner.pxi
 cdef struct ModelCounters          # counters.pxi
+cdef struct ReplyTensor            # response.pxi
 cdef struct FetchSet
 cdef struct Plan
 cdef struct Servable
@@ -196,6 +197,7 @@ cdef struct Call:
     RunResult* result              # counted
     int64_t row_begin              # its rows of result (result.rows >= 0), else ignored
     int64_t row_count
+    ReplyTensor* reply             # arena; what response_size measured, for response_write
     int64_t run_ns                 # time inside the session, for the metrics
     # -- the engine's own
     int32_t timer_index            # place in the timer's heap, -1 = not in it

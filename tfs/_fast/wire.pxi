@@ -109,6 +109,34 @@ cdef int wire_skip(Cursor* cursor, uint32_t field, uint32_t wire_type) noexcept 
             return -1
 
 
+cdef bint wire_utf8(Span text) noexcept nogil:
+    """Well-formed UTF-8 (no overlong forms, surrogates or code points above 10FFFF): proto3 refuses other strings."""
+    cdef const uint8_t* at = text.ptr
+    cdef const uint8_t* end = at + text.len
+    cdef uint8_t lead, low, high
+    cdef int more
+    while at < end:
+        lead = at[0]
+        at += 1
+        if lead < 0x80:
+            continue
+        if lead < 0xC2 or lead > 0xF4:
+            return False
+        more = 1 if lead < 0xE0 else (2 if lead < 0xF0 else 3)
+        if end - at < more:
+            return False
+        low = 0xA0 if lead == 0xE0 else (0x90 if lead == 0xF0 else 0x80)
+        high = 0x9F if lead == 0xED else (0x8F if lead == 0xF4 else 0xBF)
+        if at[0] < low or at[0] > high:
+            return False
+        if more > 1 and (at[1] & 0xC0) != 0x80:
+            return False
+        if more > 2 and (at[2] & 0xC0) != 0x80:
+            return False
+        at += more
+    return True
+
+
 # -- writing: the caller has sized the buffer with the same helpers, so nothing here checks
 
 cdef inline size_t wire_varint_size(uint64_t value) noexcept nogil:
