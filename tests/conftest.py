@@ -1,62 +1,31 @@
 """What every test may ask for: SavedModels to serve, a live server process, and proof that no C handle was left behind.
 
-Owns: where example models come from (make_models.py, run once in its own process, kept in tests/.cache), and when servers are
-stopped.  Must not know: what a server answers.  Never imports TensorFlow.
+Owns: the fixtures, and when servers are stopped.  Must not know: what a server answers.  Never imports TensorFlow.
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 import pytest
-from support import Server, plain_environment
+from models.made import made_models
+from support import Server
 
 import tfs
 
-HERE = Path(__file__).parent
-
-
 # --- models -------------------------------------------------------------------------------------------------------------------
-
-
-def tensorflow_version() -> str:
-    for name in ("tensorflow-cpu", "tensorflow"):
-        with suppress(metadata.PackageNotFoundError):
-            return metadata.version(name)
-    pytest.fail("the tests need TensorFlow to make models: install tfs[cpu]")
 
 
 @pytest.fixture(scope="session")
 def models() -> Path:
     """The directory that make_models.py filled: NAME/1 per model, expected/NAME.npz.  Read only: copy what a test changes."""
-    script = HERE / "models" / "make_models.py"
-    key = hashlib.sha256(script.read_bytes() + tensorflow_version().encode()).hexdigest()[:16]
-    directory = HERE / ".cache" / f"models-{key}"
-    if not directory.exists():
-        fresh = directory.with_name(f"{directory.name}.{os.getpid()}")
-        made = subprocess.run(
-            [sys.executable, str(script), str(fresh)],
-            capture_output=True,
-            text=True,
-            env=plain_environment(),
-            check=False,
-        )
-        assert made.returncode == 0, f"make_models.py failed:\n{made.stdout}\n{made.stderr}"
-        try:
-            fresh.rename(directory)
-        except OSError:  # another run was first
-            shutil.rmtree(fresh)
-    return directory
+    return made_models()
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
     python tests/models/make_models.py DIRECTORY
 
 Writes DIRECTORY/NAME/1 for every function in MODELS, and DIRECTORY/expected/NAME.npz (`in_ALIAS`, `out_ALIAS` arrays) where the
-function returns a request and the answer.  The only file of the tests that imports TensorFlow: `conftest.models` runs it once in
-its own process and keeps the result by a hash of this file and TensorFlow's version.  Must not know: pytest, tfs.
+function returns a request and the answer.  The only file of the tests that imports TensorFlow: made.py runs it once in its own
+process and keeps the result by a hash of this file and TensorFlow's version.  Must not know: pytest, tfs.
 """
 
 from __future__ import annotations
@@ -38,6 +38,15 @@ def export_function(path: str, function: Callable[..., object], **inputs: tf.Ten
     tf.saved_model.save(module, path, signatures=concrete)
 
 
+def answer_of(path: str, **inputs: np.ndarray) -> Answer:
+    """What TensorFlow answers for the model in `path`, loaded again."""
+    loaded = tf.saved_model.load(path).signatures["serving_default"]
+    outputs = loaded(**{k: tf.constant(v) for k, v in inputs.items()})
+    return inputs, {
+        k: v.numpy().astype("S") if v.dtype == tf.string else v.numpy() for k, v in outputs.items()
+    }
+
+
 def spec(*shape: int | None, dtype: tf.DType = tf.float32) -> tf.TensorSpec:
     return tf.TensorSpec(shape, dtype)
 
@@ -59,9 +68,10 @@ def half_plus_two(path: str) -> Answer:
         return {"x": value}, {"y": session.run(y, {x: value})}
 
 
-def echo(path: str) -> None:
+def echo(path: str) -> Answer:
     """The float tensor that came, of any shape."""
     export_function(path, lambda x: {"y": tf.identity(x)}, x=tf.TensorSpec(None, tf.float32))
+    return answer_of(path, x=np.array([1, 2, 5], np.float32))
 
 
 def scalar(path: str) -> None:
@@ -69,13 +79,15 @@ def scalar(path: str) -> None:
     export_function(path, lambda x: {"y": tf.reduce_sum(x)}, x=spec(None))
 
 
-def strings(path: str) -> None:
+def strings(path: str) -> Answer:
     """Strings in; strings and their lengths out."""
     export_function(
         path,
         lambda text: {"upper": tf.strings.upper(text), "length": tf.strings.length(text)},
         text=spec(None, dtype=tf.string),
     )
+    lines = [f"win {n} free tickets now, or see you at lunch on day {n}?".encode() for n in range(10)]
+    return answer_of(path, text=np.array(lines))
 
 
 def outputs20(path: str) -> None:
@@ -83,7 +95,7 @@ def outputs20(path: str) -> None:
     export_function(path, lambda x: {f"y{i:02}": x + float(i) for i in range(20)}, x=spec(None))
 
 
-def inputs64(path: str) -> None:
+def inputs64(path: str) -> Answer:
     """Sixty-four inputs of one float per row, one output: their sum."""
     names = [f"x{i:02}" for i in range(64)]
     export_function(
@@ -91,21 +103,24 @@ def inputs64(path: str) -> None:
         lambda **inputs: {"y": tf.add_n([inputs[name] for name in names])},
         **{name: spec(None) for name in names},
     )
+    return answer_of(path, **{name: np.arange(2, dtype=np.float32) + i for i, name in enumerate(names)})
 
 
-def embedding(path: str) -> None:
+def embedding(path: str) -> Answer:
     """One id per row in, 1,536 floats out."""
     table = tf.constant(RNG.standard_normal((1000, 1536)), tf.float32)
     export_function(
         path, lambda ids: {"embedding": tf.gather(table, ids % 1000)}, ids=spec(None, dtype=tf.int64)
     )
+    return answer_of(path, ids=np.array([3, 14, 15, 926], np.int64))
 
 
-def images(path: str) -> None:
+def images(path: str) -> Answer:
     """224 x 224 x 3 floats per row in, three channel means out: large requests."""
     export_function(
         path, lambda image: {"mean": tf.reduce_mean(image, [1, 2])}, image=spec(None, 224, 224, 3)
     )
+    return answer_of(path, image=RNG.random((4, 224, 224, 3), np.float32))
 
 
 def denormal(path: str) -> None:
