@@ -1,0 +1,297 @@
+"""The open-loop load generator: calls start when they are due, not when the last one was answered, so that queueing shows.
+
+    python -m bench.load --face=grpc --port=8500 --path=/pkg.Service/Method --body=FILE --size=BYTES --rate=1000 --seconds=5
+
+Runs in its own process, on one thread, without an event loop library: arrivals are a Poisson process, sockets are waited on by
+select(), whose clock is fine enough, and the last 100 µs before an arrival are spun.  Latency counts from the moment a call was due,
+so what the generator itself is late is in it too; `lag_p99_us` says how much that was.  gRPC is spoken as bare HTTP/2 frames
+(no header compression, one prepared header block), REST as HTTP/1.1 with one call at a time per connection.
+Owns: the two wire dialects as far as a load needs them.  Must not know: workloads, targets.
+
+Prints one JSON object: {sent, ok, wrong, lost, per_s, mean_us, p50_us, p90_us, p99_us, p999_us, max_us, lag_p99_us}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import select
+import socket
+import struct
+import time
+from collections import deque
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+SPIN_S = 100e-6
+GRACE_S = 5.0  # how long answers are waited for after the last arrival
+RECEIVE = 1 << 18
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+END_STREAM, END_HEADERS, ACK = 1, 4, 1
+SETTINGS_HEADER_TABLE_SIZE, SETTINGS_INITIAL_WINDOW_SIZE, SETTINGS_MAX_FRAME_SIZE = 1, 4, 5
+BIG_WINDOW = (1 << 31) - 1
+
+Answer = tuple[int, bool]  # the call's number, whether it is right
+
+
+class Connection(Protocol):
+    """A socket that speaks one dialect."""
+
+    sock: socket.socket
+    out: bytearray
+
+    def idle(self) -> bool:
+        """Whether one more call may start now."""
+
+    def start(self, number: int) -> None:
+        """Puts the call into `out`."""
+
+    def feed(self, data: bytes) -> list[Answer]:
+        """Takes what arrived; the calls that ended."""
+
+
+def connect(port: int) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setblocking(False)
+    return sock
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">IBI", len(payload) << 8 | kind, flags, stream) + payload
+
+
+def literal(name: str, value: str) -> bytes:
+    """A header field that is neither indexed nor compressed (names and values shorter than 127 bytes)."""
+    return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+
+
+class GrpcConnection:
+    """HTTP/2 as a gRPC client speaks it.  A call is right when it ends with exactly `size` bytes of DATA."""
+
+    def __init__(self, port: int, path: str, body: bytes, size: int) -> None:
+        self.sock = connect(port)
+        self.body = b"\0" + len(body).to_bytes(4, "big") + body
+        self.size = size + 5
+        fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
+        fields |= {"content-type": "application/grpc", "te": "trailers"}
+        self.block = b"".join(literal(name, value) for name, value in fields.items())
+        settings = ((SETTINGS_HEADER_TABLE_SIZE, 0), (SETTINGS_INITIAL_WINDOW_SIZE, BIG_WINDOW))
+        self.out = bytearray(PREFACE)
+        self.out += frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", *one) for one in settings))
+        self.out += frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", BIG_WINDOW - 65535))
+        self.received = bytearray()
+        self.consumed = 0
+        self.next_stream = 1
+        self.calls: dict[int, list[int]] = {}  # stream -> [number, bytes of DATA so far]
+        self.window, self.initial, self.max_frame = 65535, 65535, 16384
+        self.streams: dict[int, list[int]] = {}  # stream that still sends -> [its window, bytes sent]
+        self.dead = False
+
+    def idle(self) -> bool:
+        return not self.dead
+
+    def start(self, number: int) -> None:
+        stream, self.next_stream = self.next_stream, self.next_stream + 2
+        self.calls[stream] = [number, 0]
+        self.out += frame(HEADERS, END_HEADERS, stream, self.block)
+        self.streams[stream] = [self.initial, 0]
+        self._send_data()
+
+    def _send_data(self) -> None:
+        """As much of the waiting bodies as the peer's windows allow, oldest stream first."""
+        for stream, state in list(self.streams.items()):
+            while True:
+                window, sent = state
+                count = min(len(self.body) - sent, window, self.window, self.max_frame)
+                if count <= 0:
+                    break
+                last = sent + count == len(self.body)
+                self.out += frame(DATA, END_STREAM if last else 0, stream, self.body[sent : sent + count])
+                state[:] = window - count, sent + count
+                self.window -= count
+                if last:
+                    del self.streams[stream]
+                    break
+            if self.window <= 0:
+                return
+
+    def feed(self, data: bytes) -> list[Answer]:
+        self.received += data
+        ended: list[Answer] = []
+        at = 0
+        while len(self.received) - at >= 9:
+            head, flags, stream = struct.unpack_from(">IBI", self.received, at)
+            length = head >> 8
+            if len(self.received) - at - 9 < length:
+                break
+            payload = self.received[at + 9 : at + 9 + length]
+            at += 9 + length
+            self._take(head & 0xFF, flags, stream & 0x7FFFFFFF, payload, ended)
+        del self.received[:at]
+        return ended
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytearray, ended: list[Answer]) -> None:
+        if kind == DATA:
+            self.consumed += len(payload)
+            if stream in self.calls:
+                self.calls[stream][1] += len(payload)
+            if self.consumed > 1 << 30:
+                self.out += frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", self.consumed))
+                self.consumed = 0
+        elif kind == SETTINGS and not flags & ACK:
+            self._settings(payload)
+        elif kind == PING and not flags & ACK:
+            self.out += frame(PING, ACK, 0, bytes(payload))
+        elif kind == WINDOW_UPDATE:
+            (more,) = struct.unpack(">I", payload)
+            if stream == 0:
+                self.window += more
+            elif stream in self.streams:
+                self.streams[stream][0] += more
+            self._send_data()
+        elif kind == GOAWAY:
+            self.dead = True
+        if (kind in (DATA, HEADERS) and flags & END_STREAM) or kind == RST_STREAM:
+            number, got = self.calls.pop(stream, (-1, 0))
+            self.streams.pop(stream, None)
+            ended.append((number, kind == HEADERS and got == self.size))
+
+    def _settings(self, payload: bytearray) -> None:
+        for key, value in struct.iter_unpack(">HI", payload):
+            if key == SETTINGS_INITIAL_WINDOW_SIZE:
+                for state in self.streams.values():
+                    state[0] += value - self.initial
+                self.initial = value
+            elif key == SETTINGS_MAX_FRAME_SIZE:
+                self.max_frame = value
+        self.out += frame(SETTINGS, ACK, 0)
+        self._send_data()
+
+
+class RestConnection:
+    """HTTP/1.1 with keep-alive, one call at a time.  A call is right when it is 200 with a body of `size` bytes."""
+
+    def __init__(self, port: int, path: str, body: bytes, size: int) -> None:
+        self.sock = connect(port)
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.request = head.encode() + body
+        self.size = size
+        self.out = bytearray()
+        self.received = bytearray()
+        self.number: int | None = None
+
+    def idle(self) -> bool:
+        return self.number is None
+
+    def start(self, number: int) -> None:
+        self.number = number
+        self.out += self.request
+
+    def feed(self, data: bytes) -> list[Answer]:
+        self.received += data
+        end = self.received.find(b"\r\n\r\n")
+        if end < 0 or self.number is None:
+            return []
+        head = bytes(self.received[:end]).lower()
+        length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
+        if len(self.received) - end - 4 < length:
+            return []
+        number, self.number = self.number, None
+        self.received.clear()
+        return [(number, head.startswith(b"http/1.1 200") and length == self.size)]
+
+
+def drive(connections: list[Connection], due: np.ndarray) -> dict[str, float]:
+    """Starts call i at due[i] seconds from now; returns the summary described in the module's docstring."""
+    begun = np.zeros(len(due))
+    ended = np.zeros(len(due))
+    right = np.zeros(len(due), bool)
+    waiting: deque[int] = deque()
+    readers = {connection.sock: connection for connection in connections}
+    following, open_calls, turn = 0, 0, 0
+    zero = time.perf_counter()
+    while following < len(due) or waiting or open_calls:
+        now = time.perf_counter() - zero
+        if following == len(due) and now > due[-1] + GRACE_S:
+            break
+        while following < len(due) and due[following] <= now:
+            waiting.append(following)
+            following += 1
+        for _ in range(len(connections)):
+            connection = connections[turn % len(connections)]
+            turn += 1
+            while waiting and connection.idle():
+                number = waiting.popleft()
+                begun[number] = now
+                connection.start(number)
+                open_calls += 1
+                if len(connections) > 1:
+                    break
+        for connection in connections:
+            if connection.out:
+                flush(connection)
+        pause = due[following] - (time.perf_counter() - zero) - SPIN_S if following < len(due) else 0.05
+        writers = [connection.sock for connection in connections if connection.out]
+        readable, _, _ = select.select(list(readers), writers, [], max(0.0, float(pause)))
+        for sock in readable:
+            data = sock.recv(RECEIVE)
+            if not data:
+                raise ConnectionError("the server closed the connection")
+            for number, good in readers[sock].feed(data):
+                ended[number], right[number] = time.perf_counter() - zero, good
+                open_calls -= 1
+    return summary(due, begun, ended, right)
+
+
+def flush(connection: Connection) -> None:
+    with contextlib.suppress(BlockingIOError):
+        del connection.out[: connection.sock.send(connection.out)]
+
+
+def summary(due: np.ndarray, begun: np.ndarray, ended: np.ndarray, right: np.ndarray) -> dict[str, float]:
+    answered = ended > 0
+    latency = (ended - due)[right] * 1e6
+    lag = (begun - due)[begun > 0] * 1e6
+    points = np.percentile(latency, [50, 90, 99, 99.9]) if latency.size else np.full(4, np.nan)
+    return {
+        "sent": int((begun > 0).sum()),
+        "ok": int(right.sum()),
+        "wrong": int((answered & ~right).sum()),
+        "lost": int(len(due) - answered.sum()),
+        "per_s": float(right.sum() / due[-1]),
+        "mean_us": float(latency.mean()) if latency.size else float("nan"),
+        **dict(zip(("p50_us", "p90_us", "p99_us", "p999_us"), map(float, points), strict=True)),
+        "max_us": float(latency.max()) if latency.size else float("nan"),
+        "lag_p99_us": float(np.percentile(lag, 99)) if lag.size else float("nan"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Open-loop load on one server.")
+    parser.add_argument("--face", choices=["grpc", "rest"], required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--path", required=True)
+    parser.add_argument("--body", type=Path, required=True, help="the request, without gRPC's prefix")
+    parser.add_argument(
+        "--size", type=int, required=True, help="bytes of a right answer, without gRPC's prefix"
+    )
+    parser.add_argument("--rate", type=float, required=True, help="calls per second")
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--connections", type=int, default=4)
+    arguments = parser.parse_args()
+    kind = GrpcConnection if arguments.face == "grpc" else RestConnection
+    body = arguments.body.read_bytes()
+    connections: list[Connection] = [
+        kind(arguments.port, arguments.path, body, arguments.size) for _ in range(arguments.connections)
+    ]
+    gaps = np.random.default_rng(11).exponential(1 / arguments.rate, int(arguments.rate * arguments.seconds))
+    print(json.dumps(drive(connections, np.cumsum(gaps) + 0.05)))
+
+
+if __name__ == "__main__":
+    main()

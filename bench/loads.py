@@ -1,0 +1,200 @@
+"""Loads a server with h2load (gRPC) or wrk (REST) and counts only right answers.
+
+Owns: the command lines, reading their output, and what "right" means.  h2load counts HTTP statuses, and a failed gRPC call is an
+HTTP 200: so the bytes of DATA are counted against the size that a right answer has (a refused call carries none), and before
+and after every round one call is made with a real client and its values are compared.  wrk counts statuses other than 2xx by itself.
+Must not know: how targets are started.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from bench.runner import Process
+
+UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+CALIBRATE_CALLS = 200
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+WRK_SCRIPT = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+local file = io.open("{body}", "rb")
+wrk.body = file:read("*a")
+file:close()
+done = function(summary, latency)
+  local e = summary.errors
+  print(string.format('RESULT {{"requests": %d, "us": %d, "bytes": %d, "bad": %d, "mean": %f, "p50": %f, "p99": %f}}',
+    summary.requests, summary.duration, summary.bytes, e.connect + e.read + e.write + e.status + e.timeout,
+    latency.mean, latency:percentile(50), latency:percentile(99)))
+end
+"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request and how to know a right answer."""
+
+    path: str  # gRPC method path or REST path
+    body: bytes
+    is_right: Callable[[bytes], bool]
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """Connections, requests in flight on each, and how long."""
+
+    connections: int
+    streams: int
+    seconds: float
+
+
+def tools_missing() -> list[str]:
+    return [tool for tool in ("h2load", "wrk") if shutil.which(tool) is None]
+
+
+# --- gRPC -------------------------------------------------------------------------------------------------------------------------
+
+
+def grpc_once(port: int, call: Call, timeout_s: float = 60) -> int:
+    """Makes the call with a grpcio client; returns the answer's size.  Raises RuntimeError when it is not right."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
+        answer: bytes = channel.unary_unary(call.path)(call.body, timeout=timeout_s, wait_for_ready=True)
+    if not call.is_right(answer):
+        raise RuntimeError(f"a wrong answer for {call.path}: {answer[:200]!r}")
+    return len(answer)
+
+
+def grpc_load(process: Process, call: Call, pressure: Pressure) -> dict[str, float]:
+    """One round of h2load: {cpu_us, ok, wrong, per_s, mean_us}; cpu_us is the server's, per right answer."""
+    port = process.launch.ports["grpc"]
+    size = grpc_once(port, call) + 5  # the frame's prefix
+    with tempfile.NamedTemporaryFile(prefix="bench-body-") as body:
+        body.write(b"\0" + len(call.body).to_bytes(4, "big") + call.body)
+        body.flush()
+        shape = Pressure(pressure.connections, pressure.streams, pressure.seconds)
+        trial = _h2load(port, call.path, body.name, shape, _at_least(CALIBRATE_CALLS, shape))
+        wanted = trial["done"] / max(trial["elapsed"], 1e-6) * pressure.seconds
+        before, started = process.cpu_s(), time.monotonic()
+        result = _h2load(port, call.path, body.name, shape, _at_least(int(wanted), shape))
+        elapsed, cpu = time.monotonic() - started, process.cpu_s() - before
+    if grpc_once(port, call) + 5 != size:
+        raise RuntimeError(f"{process.launch.name}: the size of the answer changed during the round")
+    if result["data"] % size:
+        raise RuntimeError(
+            f"{process.launch.name}: {result['data']:.0f} bytes of answers are no multiple of {size}"
+        )
+    ok = result["data"] / size
+    return {
+        "cpu_us": cpu / max(ok, 1) * 1e6,
+        "ok": ok,
+        "wrong": result["total"] - ok,
+        "per_s": ok / elapsed,
+        "mean_us": result["mean"] * 1e6,
+        "cores": cpu / elapsed,
+    }
+
+
+def _at_least(count: int, pressure: Pressure) -> int:
+    return max(count, 2 * pressure.connections * pressure.streams)
+
+
+def _h2load(port: int, path: str, body: str, pressure: Pressure, count: int) -> dict[str, float]:
+    command = [
+        *(
+            "h2load",
+            "-n",
+            str(count),
+            "-c",
+            str(pressure.connections),
+            "-m",
+            str(pressure.streams),
+            "-d",
+            body,
+        ),
+        *("-w", "24", "-W", "24", "-H", "content-type: application/grpc", "-H", "te: trailers"),
+        f"http://127.0.0.1:{port}{path}",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    return h2load_output(done.stdout)
+
+
+def h2load_output(text: str) -> dict[str, float]:
+    """{total, done, data (bytes), mean (s), elapsed (s)} out of what h2load prints.  Raises ValueError for anything else."""
+    finished = re.search(r"finished in ([\d.]+)(us|ms|s),", text)
+    requests = re.search(r"requests: (\d+) total, \d+ started, (\d+) done", text)
+    data = re.search(r"\((\d+)\) data", text)
+    # min, max, mean, sd
+    times = re.search(r"time for request: +\S+ +\S+ +([\d.]+)(us|ms|s)", text)
+    if not (finished and requests and data and times):
+        raise ValueError(f"h2load said something else:\n{text}")
+    return {
+        "total": float(requests[1]),
+        "done": float(requests[2]),
+        "data": float(data[1]),
+        "mean": float(times[1]) * UNITS_S[times[2]],
+        "elapsed": float(finished[1]) * UNITS_S[finished[2]],
+    }
+
+
+# --- REST -------------------------------------------------------------------------------------------------------------------------
+
+
+def rest_once(port: int, call: Call, timeout_s: float = 60) -> int:
+    """Makes the call with `requests`; returns the answer's size.  Raises RuntimeError when it is not right."""
+    import requests
+
+    answer = requests.post(
+        f"http://127.0.0.1:{port}{call.path}",
+        data=call.body,
+        headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+        timeout=timeout_s,
+    )
+    if answer.status_code != 200 or not call.is_right(answer.content):
+        raise RuntimeError(f"a wrong answer for {call.path}: {answer.status_code} {answer.content[:200]!r}")
+    return len(answer.content)
+
+
+def rest_load(process: Process, call: Call, pressure: Pressure) -> dict[str, float]:
+    """One round of wrk: {cpu_us, ok, wrong, per_s, mean_us, p50_us, p99_us}; pressure.streams is not used."""
+    port = process.launch.ports["rest"]
+    size = rest_once(port, call)
+    with tempfile.TemporaryDirectory(prefix="bench-wrk-") as directory:
+        body, script = Path(directory) / "body.json", Path(directory) / "post.lua"
+        body.write_bytes(call.body)
+        script.write_text(WRK_SCRIPT.format(body=body))
+        command = [
+            *("wrk", "-t", "1", "-c", str(pressure.connections), "-d", f"{max(1, round(pressure.seconds))}s"),
+            *("-s", str(script), f"http://127.0.0.1:{port}{call.path}"),
+        ]
+        before, started = process.cpu_s(), time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        elapsed, cpu = time.monotonic() - started, process.cpu_s() - before
+    result = json.loads(done.stdout.partition("RESULT ")[2].splitlines()[0])
+    rest_once(port, call)
+    ok = result["requests"] - result["bad"]
+    if result["bytes"] < ok * size:
+        raise RuntimeError(f"{process.launch.name}: {result['bytes']} bytes for {ok} answers of {size}")
+    return {
+        "cpu_us": cpu / max(ok, 1) * 1e6,
+        "ok": ok,
+        "wrong": result["bad"],
+        "per_s": ok / (result["us"] / 1e6),
+        "mean_us": result["mean"],
+        "p50_us": result["p50"],
+        "p99_us": result["p99"],
+        "cores": cpu / elapsed,
+    }
