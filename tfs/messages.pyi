@@ -1,6 +1,7 @@
 """Typed face of `tfs.messages`: the classes and fields that the project uses.  `protos/` is the source of truth.
 
-Message, list and map fields are Final: they are changed in place, never assigned. Fields that nobody here touches are left out; the classes made at run time have them all.
+Message, list and map fields are Final: they are changed in place, never assigned.  Fields that nobody here touches are left out;
+the classes made at run time have them all.
 """
 
 from typing import Any as _PyAny
@@ -406,8 +407,12 @@ class SSLConfig(_Message):
     custom_ca: str
     client_verify: bool
 
-class PlatformConfig(_Message): ...
-class PlatformConfigMap(_Message): ...
+class PlatformConfig(_Message):
+    source_adapter_config: Final[Any]
+
+class PlatformConfigMap(_Message):
+    platform_configs: Final[_Map[str, PlatformConfig]]
+
 class ThreadPoolFactoryConfig(_Message): ...
 
 class BatchingParameters(_Message):
@@ -420,5 +425,19 @@ class BatchingParameters(_Message):
     pad_variable_length_inputs: bool
     enable_large_batch_splitting: Final[BoolValue]
     max_execution_batch_size: Final[Int64Value]
+
+class ModelWarmupOptions(_Message):
+    num_request_iterations: Final[Int32Value]
+
+class SessionBundleConfig(_Message):
+    session_config: Final[ConfigProto]
+    batching_parameters: Final[BatchingParameters]
+    saved_model_tags: Final[_Scalars[str]]
+    enable_model_warmup: bool
+    model_warmup_options: Final[ModelWarmupOptions]
+    enable_per_model_batching_params: bool
+
+class SavedModelBundleSourceAdapterConfig(_Message):
+    legacy_config: Final[SessionBundleConfig]
 
 class SavedModelConfig(_Message): ...
