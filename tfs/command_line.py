@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from tfs.flags import FLAGS, GROUPS, Flag
@@ -15,7 +17,6 @@ from tfs.flags import FLAGS, GROUPS, Flag
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 _INTEGER: Final = re.compile(r"[+-]?[0-9]+")
 _FLOAT: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_BITS: Final = {"int32": 32, "int64": 64}
 _HELP: Final = ("--help", "-h")
 
 
@@ -71,27 +72,47 @@ def _store(parsed: Parsed, flag: Flag, text: str) -> None:
         parsed.errors.append(str(error))
 
 
+def _boolean(text: str) -> bool:
+    return _BOOLEANS[text.lower()]
+
+
+def _integer(text: str, bits: int) -> int:
+    # Twenty characters hold every 64-bit number; longer texts never become an int.
+    if not _INTEGER.fullmatch(text) or len(text) > 20 or not -(1 << bits - 1) <= int(text) < 1 << bits - 1:
+        raise ValueError
+    return int(text)
+
+
+def _float(text: str) -> float:
+    if not _FLOAT.fullmatch(text):
+        raise ValueError
+    return float(text)
+
+
+# Kind of flag -> (reader that raises LookupError or ValueError, what it expects).
+_READERS: Final[dict[str, tuple[Callable[[str], Any], str]]] = {
+    "bool": (_boolean, "true or false"),
+    "int32": (partial(_integer, bits=32), "a 32-bit integer"),
+    "int64": (partial(_integer, bits=64), "a 64-bit integer"),
+    "float": (_float, "a number"),
+    "string": (str, "a text"),
+}
+
+
 def convert(flag: Flag, text: str) -> Any:
     """`text` as a value of `flag`; ValueError with a line that names flag, expectation and text."""
-    if flag.kind == "bool":
-        if (value := _BOOLEANS.get(text.lower())) is not None:
-            return value
-        expected = "true or false"
-    elif flag.kind in _BITS:
-        limit = 1 << (_BITS[flag.kind] - 1)
-        # Twenty characters hold every 64-bit number; longer ones need not become an int first.
-        if _INTEGER.fullmatch(text) and len(text) <= 20 and -limit <= int(text) < limit:
-            return int(text)
-        expected = f"a {_BITS[flag.kind]}-bit integer"
-    elif flag.kind == "float":
-        if _FLOAT.fullmatch(text):
-            return float(text)
-        expected = "a number"
-    else:
-        if not flag.choices or text in flag.choices:
-            return text
-        expected = " or ".join(flag.choices)
-    raise ValueError(f"--{flag.name}: expected {expected}, got '{text}'")
+    read, expected = _READERS[flag.kind]
+    try:
+        value = read(text)
+        if flag.choices and value not in flag.choices:
+            expected = " or ".join(flag.choices)
+            raise ValueError
+        if flag.minimum is not None and value < flag.minimum:
+            expected = f"{flag.minimum} or more"
+            raise ValueError
+    except (LookupError, ValueError):
+        raise ValueError(f"--{flag.name}: expected {expected}, got '{text}'") from None
+    return value
 
 
 def nearest(name: str) -> str | None:

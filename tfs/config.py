@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from tfs.errors import Code, InvalidArgument, TfsError, Unimplemented
+from tfs.errors import InvalidArgument, Unimplemented
 from tfs.flags import FLAGS, Flags
+from tfs.lifecycle.files import local_path, os_error
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -231,33 +231,18 @@ def prepare(settings: Settings) -> Prepared:
 
 # --- text-format files --------------------------------------------------------------------------------------------------------
 
-# errno -> code, as TensorFlow's file systems translate it; UNKNOWN for the rest.
-_ERRNO_CODES: Final = {
-    errno.ENOENT: Code.NOT_FOUND,
-    errno.ENODEV: Code.NOT_FOUND,
-    errno.EACCES: Code.PERMISSION_DENIED,
-    errno.EPERM: Code.PERMISSION_DENIED,
-    errno.ENOTDIR: Code.FAILED_PRECONDITION,
-    errno.EINVAL: Code.INVALID_ARGUMENT,
-    errno.ENAMETOOLONG: Code.INVALID_ARGUMENT,
-}
-
-
-def _file_error(path: str, number: int) -> TfsError:
-    return TfsError(f"{path}; {os.strerror(number)}", _ERRNO_CODES.get(number, Code.UNKNOWN))
-
 
 def _read(path: str) -> bytes:
     """The file's bytes.  The reference maps the file into memory, which a directory or an empty file does not allow."""
     try:
-        with open(path, "rb") as file:
+        with open(local_path(path), "rb") as file:
             data = file.read()
     except IsADirectoryError:
-        raise _file_error(path, errno.ENODEV) from None
+        raise os_error(path, OSError(errno.ENODEV, "")) from None
     except OSError as error:
-        raise _file_error(path, error.errno or 0) from None
+        raise os_error(path, error) from None
     if not data:
-        raise _file_error(path, errno.EINVAL)
+        raise os_error(path, OSError(errno.EINVAL, ""))
     return data
 
 

@@ -29,7 +29,11 @@ REFERENCE_FLAGS: Final = 48
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Flag:
-    """What is known about one flag.  `kind`: bool, int32, int64, float or string; `choices`: all allowed texts, if few."""
+    """What is known about one flag.
+
+    `kind`: bool, int32, int64, float or string; `choices`: all allowed texts, if few; `minimum`: the least number allowed;
+    `shown`: the default in words where it depends on the machine.
+    """
 
     name: str
     kind: str
@@ -39,6 +43,7 @@ class Flag:
     choices: tuple[str, ...]
     inert: str
     shown: str
+    minimum: int | None
 
     @property
     def default_text(self) -> str:
@@ -55,8 +60,17 @@ def _flag(
     inert: str = "",
     choices: tuple[str, ...] = (),
     shown: str = "",
+    minimum: int | None = None,
 ) -> Any:
-    facts = {"kind": kind, "group": group, "help": text, "inert": inert, "choices": choices, "shown": shown}
+    facts = {
+        "kind": kind,
+        "group": group,
+        "help": text,
+        "inert": inert,
+        "choices": choices,
+        "shown": shown,
+        "minimum": minimum,
+    }
     return dataclasses.field(default=default, metadata=facts)
 
 
@@ -266,35 +280,45 @@ class Flags:
         choices=("auto", "native", "grpcio"),
     )
     grpc_io_threads: int = _flag(
-        0, "int32", GRPC, "I/O threads of the native transport; 0 takes one for each core."
+        0, "int32", GRPC, "I/O threads of the native transport; 0 takes one for each core.", minimum=0
     )
     grpc_max_message_bytes: int = _flag(
-        -1, "int64", GRPC, "Largest request in bytes; -1 sets no limit, as in the reference."
+        -1, "int64", GRPC, "Largest request in bytes; -1 sets no limit, as in the reference.", minimum=-1
     )
     max_connections: int = _flag(
-        0, "int32", LIMITS, "Open gRPC connections of the native transport; 0 takes the built-in limit."
+        0,
+        "int32",
+        LIMITS,
+        "Open gRPC connections of the native transport; 0 takes the built-in limit.",
+        minimum=0,
     )
     rest_max_body_bytes: int = _flag(
-        1 << 30, "int64", REST, "Largest request body in bytes, after gunzip (413 beyond); 0 sets no limit."
+        1 << 30,
+        "int64",
+        REST,
+        "Largest request body in bytes, after gunzip (413 beyond); 0 sets no limit.",
+        minimum=0,
     )
     rest_ssl_config_file: str = _flag(
         "", "string", REST, "Text file with an SSLConfig (PEM texts); turns TLS on for REST."
     )
     rest_header_timeout_seconds: float = _flag(
-        10.0, "float", REST, "Seconds that a client may take to send a request's headers; 0: any."
+        10.0, "float", REST, "Seconds that a client may take to send a request's headers; 0: any.", minimum=0
     )
     rest_body_timeout_seconds: float = _flag(
-        60.0, "float", REST, "Seconds that a client may pause while sending a body; 0: any."
+        60.0, "float", REST, "Seconds that a client may pause while sending a body; 0: any.", minimum=0
     )
     max_queued_calls: int = _flag(
-        0, "int32", LIMITS, "Calls that may wait in the process; 0 takes the built-in limit."
+        0, "int32", LIMITS, "Calls that may wait in the process; 0 takes the built-in limit.", minimum=0
     )
     max_queued_bytes: int = _flag(
-        0, "int64", LIMITS, "Bytes of waiting requests in the process; 0 takes the built-in limit."
+        0, "int64", LIMITS, "Bytes of waiting requests in the process; 0 takes the built-in limit.", minimum=0
     )
-    max_runners: int = _flag(0, "int32", LIMITS, "Threads that run models; 0 takes the built-in limit.")
+    max_runners: int = _flag(
+        0, "int32", LIMITS, "Threads that run models; 0 takes the built-in limit.", minimum=0
+    )
     max_runners_per_model: int = _flag(
-        0, "int32", LIMITS, "Threads that one version may occupy; 0 takes the built-in limit."
+        0, "int32", LIMITS, "Threads that one version may occupy; 0 takes the built-in limit.", minimum=0
     )
     aspired_version_policy: str = _flag(
         "availability_preserving",
@@ -307,7 +331,11 @@ class Flags:
         False, "bool", MODELS, "Serves the models that loaded, instead of ending when one did not."
     )
     unload_grace_seconds: float = _flag(
-        300.0, "float", MODELS, "Seconds that an unload waits for calls under way before it cancels them."
+        300.0,
+        "float",
+        MODELS,
+        "Seconds that an unload waits for calls under way before it cancels them.",
+        minimum=0,
     )
     synthetic_warmup: bool = _flag(
         False,
@@ -325,6 +353,7 @@ class Flags:
         "float",
         OPERATION,
         "Seconds after SIGTERM for calls under way to finish; then they are cancelled.",
+        minimum=0,
     )
     log_format: str = _flag("text", "string", OPERATION, "How log lines look.", choices=("text", "json"))
     log_level: str = _flag(

@@ -23,9 +23,10 @@ LAYERS: list[tuple[str, str, set[str]]] = [
     ("tfs.messages", "messages", set()),
     ("tfs.flags", "flags", set()),
     ("tfs.command_line", "command line", {"flags"}),
-    ("tfs.config", "config", {"flags", "messages", "errors"}),
+    ("tfs.lifecycle.files", "files", {"errors"}),
+    ("tfs.config", "config", {"flags", "files", "messages", "errors"}),
     ("tfs.servable", "servable", {"core", "config", "messages", "errors"}),
-    ("tfs.lifecycle", "lifecycle", {"servable", "core", "config", "messages", "errors"}),
+    ("tfs.lifecycle", "lifecycle", {"servable", "core", "files", "config", "messages", "errors"}),
     ("tfs.service", "service", {"lifecycle", "servable", "core", "messages", "errors", "metrics"}),
     ("tfs.transport", "transport", {"service", "lifecycle", "core", "messages", "errors", "metrics"}),
     (

@@ -149,6 +149,9 @@ def test_unknown_arguments(arguments: list[str], unknown: list[str]) -> None:
         "--per_process_gpu_memory_fraction=half",
         "--per_process_gpu_memory_fraction=nan",
         "--grpc_transport=other",
+        "--max_runners=-1",
+        "--grpc_max_message_bytes=-2",
+        "--shutdown_grace_seconds=-.5",
     ],
 )
 def test_bad_values(argument: str) -> None:
