@@ -173,5 +173,8 @@ class Mailbox:
         """Encodes the waiting answers and calls their `done`. Loop thread."""
     def close(self) -> None: ...
 
+def crc32c(data: bytes) -> int:
+    """CRC-32C (Castagnoli) of `data`, unmasked. Any thread."""
+
 def live_handles() -> dict[str, int]:
     """Debug builds: live C objects by kind (calls, run results, tensors, plans, servables, ...); all zero when idle and closed. Release: {}."""

@@ -5,7 +5,7 @@
 This file is the table of contents.  The parts below are one module in journey order (a part may use what stands above it):
 
   nouns       platform   status   wire   types
-  codec       dtypes     tensor   request  response
+  codec       crc32c     dtypes   tensor   request  response
   TensorFlow  tensorflow fake     metagraph
   decisions   plan       serving_map
   engine      counters   runner   batch   engine   mailbox
@@ -38,6 +38,7 @@ include "_fast/platform.pxi"
 include "_fast/types.pxi"
 include "_fast/status.pxi"
 include "_fast/wire.pxi"
+include "_fast/crc32c.pxi"
 include "_fast/dtypes.pxi"
 include "_fast/tensor.pxi"
 include "_fast/request.pxi"

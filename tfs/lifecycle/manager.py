@@ -102,9 +102,11 @@ class Manager(Generic[S]):
         self._load_pool.set_limit(limit)
 
     def start(self) -> None:
-        """Runs the control loop on a thread of its own."""
-        self._thread = threading.Thread(target=self._run, name="tfs-manager", daemon=True)
-        self._thread.start()
+        """Runs the control loop on a thread of its own; does nothing after `close`."""
+        with self._wake:
+            if not self._closed:
+                self._thread = threading.Thread(target=self._run, name="tfs-manager", daemon=True)
+                self._thread.start()
 
     def close(self, timeout_s: float) -> bool:
         """Ends the control loop, takes everything out of the map and frees it; False when a load or an unload did not end in

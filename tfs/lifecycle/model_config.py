@@ -13,17 +13,11 @@ from tfs.errors import FailedPrecondition, InvalidArgument
 from tfs.lifecycle import files
 from tfs.lifecycle.source import Choice, SourceModel, VersionPolicy
 from tfs.lifecycle.states import ServableId
-from tfs.messages import ModelConfig, ModelConfigList, ModelServerConfig
+from tfs.messages import ModelConfig, ModelServerConfig
 
 _TYPE_UNSPECIFIED = 0
 _TYPE_TENSORFLOW = 1
 _PLATFORM_OF_TYPE = {_TYPE_TENSORFLOW: "tensorflow"}
-
-
-def single_model(name: str, base_path: str) -> ModelServerConfig:
-    """What `--model_name` and `--model_base_path` stand for."""
-    model = ModelConfig(name=name, base_path=base_path, model_platform="tensorflow")
-    return ModelServerConfig(model_config_list=ModelConfigList(config=[model]))
 
 
 def names(config: ModelServerConfig | None) -> list[str]:

@@ -26,9 +26,6 @@ class LifecycleOptions:
     aspired_version_policy: str = "availability_preserving"
     allow_version_labels_for_unavailable_models: bool = False
     allow_partial_startup: bool = False
-    enable_model_warmup: bool = True
-    num_request_iterations_for_warmup: int = 0  # <= 0: once
-    synthetic_warmup: bool = False
     platforms: frozenset[str] = frozenset({"tensorflow"})
 
     initial_load_threads: int = field(default_factory=_four_per_cpu)

@@ -66,6 +66,7 @@ class ServerCore(Generic[S]):
         self._config: ModelServerConfig | None = None
         self._config_problem = ""
         self._pollers: list[Poller] = []
+        self._life = threading.Lock()  # guards `_closed` against threads that start while it closes
         self._closed = False
 
     # -- life
@@ -90,9 +91,10 @@ class ServerCore(Generic[S]):
     def close(self, timeout_s: float = 30.0) -> bool:
         """Stops polling, empties the map, frees every servable; False when something still ran after `timeout_s`. Transports
         must have answered their calls before. Idempotent."""
-        if self._closed:
-            return True
-        self._closed = True
+        with self._life:
+            if self._closed:
+                return True
+            self._closed = True
         self._monitor.wake()
         until = time.monotonic() + timeout_s
         quiet = [poller.close(max(until - time.monotonic(), 0.0)) for poller in self._pollers]
@@ -177,9 +179,11 @@ class ServerCore(Generic[S]):
         self._config_problem = problem
 
     def _poll_every(self, period_s: float, poll: Callable[[], None], name: str) -> None:
-        poller = Poller(poll, period_s, name)
-        self._pollers.append(poller)
-        poller.start()
+        with self._life:
+            if not self._closed:
+                poller = Poller(poll, period_s, name)
+                self._pollers.append(poller)
+                poller.start()
 
     # -- waiting for models
 

@@ -120,12 +120,6 @@ def test_start_returns_when_every_model_serves(plane: Callable[..., Plane], base
     assert [s.version for s in one.core.model_status("a", 5)] == [5]
 
 
-def test_single_model(plane: Callable[..., Plane], base: Path) -> None:
-    one = plane()
-    one.core.start(model_config.single_model("default", str(base)))
-    assert one.states("default") == {5: "AVAILABLE"}
-
-
 def test_a_broken_model_at_start_is_the_references_error(
     plane: Callable[..., Plane], base: Path, broken: Path
 ) -> None:

@@ -1,0 +1,44 @@
+"""TFRecord files: a length and a body, each followed by its masked CRC-32C.
+
+Owns: the format and the texts of its errors (what TensorFlow's reader says, word for word). Knows nothing of what a body means.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+from tfs._fastpath import crc32c
+from tfs.errors import DataLoss
+
+_HEADER: Final = struct.Struct("<QI")
+_CHECKSUM: Final = struct.Struct("<I")
+
+
+def mask(crc: int) -> int:
+    """The stored form of a checksum: turned right by 15 bits, plus a constant."""
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def read(file: BinaryIO) -> Iterator[bytes]:
+    """The bodies in `file`, one at a time. Raises DataLoss at the first damaged one; an incomplete header is a normal end.
+
+    A length is trusted only when its checksum is right and so many bytes are left in the file."""
+    size = os.fstat(file.fileno()).st_size
+    offset = 0
+    while len(header := file.read(_HEADER.size)) == _HEADER.size:
+        length, checksum = _HEADER.unpack(header)
+        if mask(crc32c(header[:8])) != checksum:
+            hint = " (Is this even a TFRecord file?)" if offset == 0 else ""
+            raise DataLoss(f"corrupted record at {offset}{hint}")
+        body_at = offset + _HEADER.size
+        if length + _CHECKSUM.size > size - body_at:
+            raise DataLoss(f"truncated record at {offset}' failed with Read less bytes than requested")
+        body = file.read(length)
+        (checksum,) = _CHECKSUM.unpack(file.read(_CHECKSUM.size))
+        if mask(crc32c(body)) != checksum:
+            raise DataLoss(f"corrupted record at {body_at}")
+        yield body
+        offset = body_at + length + _CHECKSUM.size
