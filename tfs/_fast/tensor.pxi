@@ -21,7 +21,7 @@ cdef struct TensorScan:            # what one walk over a TensorProto found; liv
     int32_t dtype
     int32_t rank                   # may exceed TENSOR_MAX_RANK; only that many dims are kept
     Span content
-    int64_t scalars[TENSOR_FIELDS] # per typed field
+    int64_t scalars[TENSOR_FIELDS]  # per typed field
     int32_t chunks[TENSOR_FIELDS]
     Span chunk[TENSOR_FIELDS]      # the last chunk; valid where chunks > 0
     int64_t dims[TENSOR_MAX_RANK]
