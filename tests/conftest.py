@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from models.made import made_models
-from support import Server
+from support import Server, has_native_transport
 
 import tfs
 
@@ -78,13 +78,6 @@ def server(start_server: Callable[..., Server], models: Path) -> Iterator[Callab
     for one in started:
         if one.process.returncode is None:
             one.stop()
-
-
-def has_native_transport() -> bool:
-    """Whether this build of the core carries the native gRPC transport (libnghttp2 was found)."""
-    from tfs import _fastpath
-
-    return hasattr(_fastpath, "NativeServer")
 
 
 @pytest.fixture(params=["native", "grpcio"])

@@ -141,3 +141,10 @@ class Server:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def has_native_transport() -> bool:
+    """Whether this build of the core carries the native gRPC transport (libnghttp2 was found)."""
+    from tfs import _fastpath
+
+    return hasattr(_fastpath, "NativeServer")

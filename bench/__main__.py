@@ -1,0 +1,114 @@
+"""python -m bench: measure, compare, report.  `python -m bench --help` lists the names.
+
+Owns: the command line and the order in which `all` runs.  Must not know: what a suite measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import loads
+from bench.compare import compare
+from bench.runner import RESULTS, save
+from bench.suites import EFFORTS, FULL, QUICK, SUITES
+
+
+def measure(names: Sequence[str], quick: bool) -> int:
+    """Runs the suites one after the other and writes a result file for each; 1 when one of them failed."""
+    missing = loads.tools_missing()
+    if missing:
+        print(
+            f"bench: {', '.join(missing)} not found; make bench installs nghttp2-client and wrk where apt can",
+            file=sys.stderr,
+        )
+        return 1
+    failed = []
+    for name in names:
+        effort = QUICK if quick else EFFORTS.get(name, FULL)
+        started = time.monotonic()
+        try:
+            rows = SUITES[name](effort)
+        except Exception as error:  # one suite that cannot run must not cost the others their results
+            print(f"bench: {name}: {type(error).__name__}: {error}", file=sys.stderr)
+            failed.append(name)
+            continue
+        seconds = time.monotonic() - started
+        path = save(
+            name, rows, rounds=effort.rounds, seconds=effort.seconds, quick=quick, took_s=round(seconds, 1)
+        )
+        print(
+            f"{name}: {seconds:.0f} s, {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}"
+        )
+        for row in rows:
+            print("  " + line(row))
+    return 1 if failed else 0
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row on one line."""
+    if "missing" in row:
+        return f"{row['target']:20} missing: {row['missing']}"
+    if "figures" in row:
+        return f"{row['workload']:20} {row['figures']}"
+    parts = [
+        f"{row.get(key, ''):{width}}"
+        for key, width in (("workload", 14), ("target", 20), ("face", 4), ("encoding", 7))
+    ]
+    if "connections" in row:
+        parts.append(f"{row['connections']:3} x {row['streams']:<3}")
+    median = row["median"]
+    wanted = (
+        "cpu_us",
+        "per_s",
+        "mean_us",
+        "p50_us",
+        "p99_us",
+        "p999_us",
+        "start_s",
+        "rss_mb",
+        "wrong",
+        "lost",
+    )
+    return " ".join(parts + [f"{key} {median[key]:.5g}" for key in wanted if key in median])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure this server and its rivals."
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, fewer rows: two minutes in all")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="NAME")
+    commands.add_parser("all", help="every suite, then the report")
+    commands.add_parser("report", help="write bench/REPORT.md and its pictures from bench/results")
+    both = commands.add_parser("compare", help="ratios of two result files, with confidence intervals")
+    both.add_argument("before", type=Path)
+    both.add_argument("after", type=Path)
+    for name, suite in SUITES.items():
+        commands.add_parser(name, help=(suite.__doc__ or "").splitlines()[0])
+    arguments = parser.parse_args()
+
+    if arguments.command == "compare":
+        try:
+            print("\n".join(compare(arguments.before, arguments.after)))
+        except (OSError, ValueError, KeyError) as error:
+            print(f"bench compare: {error}", file=sys.stderr)
+            return 1
+        return 0
+    status = 0
+    if arguments.command != "report":
+        names = list(SUITES) if arguments.command == "all" else [arguments.command]
+        status = measure(names, arguments.quick)
+    if arguments.command in ("all", "report"):
+        from bench.report import write
+
+        print(f"report: {write(RESULTS)}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
