@@ -173,6 +173,8 @@ def number_values(proto: Any, row: Dtype, elements: int) -> bytes | None:
     if elements == 0:
         return b""
     if proto.tensor_content:
+        if storage.kind == "b" and max(proto.tensor_content) > 1:
+            return None
         return proto.tensor_content if len(proto.tensor_content) == elements * storage.itemsize else None
     values = typed_values(proto, row)[:elements]
     if (elements - len(values)) * storage.itemsize > MAX_FILL_BYTES:

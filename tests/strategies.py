@@ -117,7 +117,6 @@ def tensors(draw: st.DrawFn) -> bytes:
         width = {"?": 1, "S": 1}.get(DTYPES[dtype].storage, 0) if dtype in DTYPES else 1
         width = width or int(DTYPES[dtype].storage[-1] if not DTYPES[dtype].storage.endswith("16") else 16)
         exact = min(size * width, 600)
-        # A bool is one byte of 0 or 1; what other bytes mean is not ours to compare.
         body = st.binary(min_size=exact, max_size=exact) | st.binary(max_size=9) | string_contents()
         pieces.append(field(4, draw(body)))
     pieces += draw(values(dtype))

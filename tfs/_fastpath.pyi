@@ -178,3 +178,35 @@ def crc32c(data: bytes) -> int:
 
 def live_handles() -> dict[str, int]:
     """Debug builds: live C objects by kind (calls, run results, tensors, plans, servables, ...); all zero when idle and closed. Release: {}."""
+
+# -- test bench and benches only (_fast/fake.pxi, _fast/probe.pxi): single stages of the codec. Any thread; raise TfsError.
+
+def fake_counts() -> dict[str, int]:
+    """Tensors the fake handed out (`made`), those not deleted (`alive`), and the bytes asked for in all (`bytes`)."""
+
+def _probe_decode(request: bytes, make: bool = True) -> dict[str, Any]:
+    """What a PredictRequest decodes to; `inputs`: alias -> (dtype, shape, raw bytes or list of strings) or "bad".
+    `make` False allocates no tensor: (dtype, elements, values)."""
+
+def _probe_encode(
+    model: bytes,
+    version: int,
+    signature: bytes,
+    outputs: list[tuple[bytes, int, tuple[int, ...], Any]],
+    as_content: bool = False,
+    rows: tuple[int, int, int] | None = None,
+    wanted: list[int] | None = None,
+) -> bytes:
+    """PredictResponse of `outputs` (alias, dtype, shape, raw bytes or list of strings); `rows`: rows of the batch, first row, row count."""
+
+def _probe_codec_loop(request: bytes, times: int, as_content: bool = False) -> int:
+    """Decode, make the first input's tensor, encode it, `times` times without the GIL; bytes of one reply."""
+
+def _probe_copy_loop(data: bytes, times: int) -> None:
+    """Two copies of `data` into fresh memory, `times` times without the GIL."""
+
+def _probe_dtypes() -> list[tuple[int, str, str, int, int]]:
+    """The dtype table: number, name, enum name, bytes per element (0: cannot be sent), typed field of TensorProto."""
+
+def _probe_fields() -> dict[str, dict[str, int]]:
+    """The field numbers the codec was built with: message -> field -> number."""

@@ -81,6 +81,11 @@ def test_content_of_another_length_is_bad(codec, dtype: int, off_by: int) -> Non
     assert one(codec, tensor(dtype, [3], field(4, bytes(3 * itemsize(dtype) + off_by)))) == "bad"
 
 
+def test_bool_content_of_other_bytes_than_0_and_1_is_bad(codec) -> None:
+    assert one(codec, tensor(10, [3], field(4, b"\x00\x01\x02"))) == "bad"
+    assert one(codec, tensor(10, [3], field(4, b"\x80\x00\x00"))) == "bad"
+
+
 def test_content_wins_over_values_and_the_last_content_stands(codec) -> None:
     values = field(5, floats(9, 9)) + field(4, floats(1, 1)) + field(4, floats(2, 3))
     assert one(codec, tensor(1, [2], values)) == (1, (2,), floats(2, 3))

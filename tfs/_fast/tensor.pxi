@@ -175,6 +175,15 @@ cdef bint tensor_string_content(Span content, int64_t elements) noexcept nogil:
     return total == <uint64_t>(cursor.end - cursor.at)
 
 
+cdef bint tensor_bool_content(Span content) noexcept nogil:
+    """Whether every byte is 0 or 1: TensorFlow refuses others."""
+    cdef uint8_t seen = 0
+    cdef size_t i
+    for i in range(content.len):
+        seen |= content.ptr[i]
+    return seen <= 1
+
+
 cdef bint tensor_usable(TensorSpan* out, const DtypeRow* row) noexcept nogil:
     """Whether Tensor::FromProto would make a tensor of it (and whether we are willing to fill it)."""
     if out.elements == 0:
@@ -182,6 +191,8 @@ cdef bint tensor_usable(TensorSpan* out, const DtypeRow* row) noexcept nogil:
     if out.content.len != 0:
         if row.kind == KIND_STRING:
             return tensor_string_content(out.content, out.elements)
+        if row.kind == KIND_BOOL and not tensor_bool_content(out.content):
+            return False
         return out.content.len % row.size == 0 and <uint64_t>out.elements == out.content.len // row.size
     return out.elements - out.values <= TENSOR_MAX_FILL_BYTES // row.size
 
