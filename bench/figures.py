@@ -1,0 +1,155 @@
+"""Every figure that the project asked of itself: what was asked, how it is read out of the result files, the command that measures it.
+
+Owns: the table FIGURES.  Must not know: how anything is measured.  A figure whose rows are not there is "not measured", never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+Verdict = tuple[str, bool]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`read` takes the rows of the suite's result file; it may raise LookupError when a row is missing."""
+
+    part: str
+    asked: str
+    suite: str
+    read: Callable[[Rows], Verdict]
+
+    @property
+    def command(self) -> str:
+        return f"python -m bench {self.suite}"
+
+
+def row(rows: Rows, **wanted: object) -> Row:
+    """The first row with these fields.  Raises LookupError."""
+    for one in rows:
+        if all(one.get(name) == value for name, value in wanted.items()):
+            return one
+    raise LookupError(f"no row with {wanted}")
+
+
+def median(rows: Rows, measure: str, **wanted: object) -> float:
+    return float(row(rows, **wanted)["median"][measure])
+
+
+def at_most(value: float, bound: float, text: str) -> Verdict:
+    return f"{text} (bound {bound:.4g})", value <= bound
+
+
+def at_least(value: float, bound: float, text: str) -> Verdict:
+    return f"{text} (bound {bound:.4g})", value >= bound
+
+
+def number(name: str, bound: float, unit: str = "", least: bool = False) -> Callable[[Rows], Verdict]:
+    """One of the figures that an in-process bench prints."""
+
+    def read(rows: Rows) -> Verdict:
+        value = next(one["figures"][name] for one in rows if name in one.get("figures", {}))
+        text = f"{value:.4g}{unit}"
+        return at_least(value, bound, text) if least else at_most(value, bound, text)
+
+    return read
+
+
+# --- what is read out of rows -----------------------------------------------------------------------------------------------------------
+
+BUSY = {"connections": 4, "streams": 16}
+ALONE = {"connections": 1, "streams": 1}
+
+
+def start_time(rows: Rows) -> Verdict:
+    bare, ours = (median(rows, "start_s", target=name) for name in ("bare", "tfs-native"))
+    return at_most(ours, bare + 0.5, f"{ours:.2f} s, bare {bare:.2f} s")
+
+
+def start_memory(rows: Rows) -> Verdict:
+    bare, ours = (median(rows, "rss_mb", target=name) for name in ("bare", "tfs-native"))
+    return at_most(ours, bare + 90, f"{ours:.0f} MB, bare {bare:.0f} MB")
+
+
+def grpcio_over_echo(rows: Rows) -> Verdict:
+    half = {"model": "half_plus_two", **BUSY}
+    echo = median(rows, "cpu_us", target="grpcio-echo", **half)
+    ours = median(rows, "cpu_us", target="tfs-grpcio", **half)
+    return at_most(ours, echo + 12, f"{ours:.1f} µs, echo {echo:.1f} µs")
+
+
+def native_cpu(rows: Rows) -> Verdict:
+    ours = median(rows, "cpu_us", target="tfs-native", model="half_plus_two", **BUSY)
+    return at_most(ours, 9, f"{ours:.2f} µs")
+
+
+def native_throughput(rows: Rows) -> Verdict:
+    half = {"model": "half_plus_two", **BUSY}
+    echo, ours = (median(rows, "per_s", target=name, **half) for name in ("grpcio-echo", "tfs-native"))
+    return at_least(ours / echo, 9, f"{ours / echo:.1f} × ({ours:.0f}/s, echo {echo:.0f}/s)")
+
+
+def native_latency(rows: Rows) -> Verdict:
+    half = {"model": "half_plus_two", **ALONE}
+    echo, ours = (median(rows, "mean_us", target=name, **half) for name in ("grpcio-echo", "tfs-native"))
+    return at_most(ours / echo, 0.35, f"{ours / echo:.2f} × ({ours:.0f} µs, echo {echo:.0f} µs)")
+
+
+def native_mnist(rows: Rows) -> Verdict:
+    bare = median(rows, "cpu_us", target="bare", model="mnist")
+    ours = median(rows, "cpu_us", target="tfs-native", model="mnist", **BUSY)
+    return at_most(ours, 1.3 * bare + 7, f"{ours:.1f} µs, bare run {bare:.1f} µs")
+
+
+def rest_cpu(rows: Rows) -> Verdict:
+    floor, ours = (
+        median(rows, "cpu_us", target=name, model="half_plus_two")
+        for name in ("uvicorn-constant", "tfs-native")
+    )
+    return at_most(ours, floor + 16, f"{ours:.1f} µs, constant {floor:.1f} µs")
+
+
+def rest_throughput(rows: Rows) -> Verdict:
+    floor, ours = (
+        median(rows, "per_s", target=name, model="half_plus_two")
+        for name in ("uvicorn-constant", "tfs-native")
+    )
+    return at_least(ours / floor, 0.6, f"{ours / floor:.2f} × ({ours:.0f}/s, constant {floor:.0f}/s)")
+
+
+def rest_image(rows: Rows) -> Verdict:
+    ours = median(rows, "cpu_us", target="tfs-native", model="mnist")
+    return at_most(ours, 70, f"{ours:.1f} µs")
+
+
+FIGURES: tuple[Figure, ...] = (
+    Figure("skeleton", "half-plus-two: exec to ready ≤ bare dlopen + load + 0.5 s", "start", start_time),
+    Figure("skeleton", "resident memory then ≤ bare + 90 MB", "start", start_memory),
+    Figure("core", "codec, 3 floats: decode + encode ≤ 1 µs", "codec", number("codec_3_floats_us", 1, " µs")),
+    Figure("core", "codec, 1 MiB, tensor_content ≤ 1.3 × two copies", "codec", number("codec_1mib_tensor_content_ratio", 1.3, " ×")),
+    Figure("core", "codec, 1 MiB, packed float_val ≤ 1.3 × two copies", "codec", number("codec_1mib_float_val_ratio", 1.3, " ×")),
+    Figure("core", "grpcio transport: CPU per Predict ≤ empty grpcio.aio echo + 12 µs", "transport", grpcio_over_echo),
+    Figure("native gRPC", "half-plus-two, 4 × 16: ≤ 9 µs of CPU per Predict", "transport", native_cpu),
+    Figure("native gRPC", "the same: ≥ 9 × the echo's throughput", "transport", native_throughput),
+    Figure("native gRPC", "one call at a time: mean latency ≤ 0.35 × the echo's", "transport", native_latency),
+    Figure("native gRPC", "MNIST, one image, unbatched: ≤ 1.3 × bare run + 7 µs of CPU", "transport", native_mnist),
+    Figure("REST", "three floats, 16 connections: CPU ≤ constant uvicorn answer + 16 µs", "rest", rest_cpu),
+    Figure("REST", "the same: ≥ 0.6 × the constant answer's throughput", "rest", rest_throughput),
+    Figure("REST", "one MNIST image as JSON: ≤ 70 µs of CPU", "rest", rest_image),
+)  # fmt: skip
+
+
+def table(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str, str, str]]:
+    """(part, asked, measured, met?, command) for every figure."""
+    lines = []
+    for figure in FIGURES:
+        try:
+            text, met = figure.read(results[figure.suite]["rows"])
+            lines.append((figure.part, figure.asked, text, "yes" if met else "**no**", figure.command))
+        except (LookupError, StopIteration):
+            lines.append((figure.part, figure.asked, "not measured", "–", figure.command))
+    return lines
