@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from typing import Final
 
 from tfs.errors import Code, NotFound, TfsError
@@ -76,15 +77,18 @@ def probe_tree(path: str) -> int:
     (unreadable, dangling link, not a directory): such a version is refused before TensorFlow is asked."""
     total = 0
     directories = [local_path(path)]
+    seen: set[tuple[int, int]] = set()  # links may lead in circles
     while directories:
         directory = directories.pop()
         for name in children(directory):
             child = os.path.join(directory, name)
-            if os.path.isdir(child):
-                directories.append(child)
-                continue
             try:
-                total += os.stat(child).st_size
+                found = os.stat(child)
             except OSError as e:
                 raise os_error(child, e) from None
+            if not stat.S_ISDIR(found.st_mode):
+                total += found.st_size
+            elif (found.st_dev, found.st_ino) not in seen:
+                seen.add((found.st_dev, found.st_ino))
+                directories.append(child)
     return total

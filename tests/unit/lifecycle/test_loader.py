@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from fakes import FakeServable
 
-from tests.fakes import FakeServable
 from tfs.errors import Code, NotFound
+from tfs.lifecycle.files import probe_tree
 from tfs.lifecycle.loader import Attempt, Loader
 from tfs.lifecycle.states import ServableId
 
@@ -100,3 +101,11 @@ def test_an_unload_closes_even_what_is_still_in_use(caplog: pytest.LogCaptureFix
     Loader(FakeServable, None, 0.5).unload(ONE, servable)
     assert servable.closed
     assert "{name: m version: 1} is still in use after 0.5 s" in caplog.text
+
+
+def test_links_in_circles_are_followed_once(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).symlink_to(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"12345")
+    assert attempt(tmp_path).error is None
+    assert probe_tree(str(tmp_path)) == 10  # the file itself, and once more behind the first link

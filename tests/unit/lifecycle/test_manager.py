@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+from fakes import FakeLoader, FakeServable, ManualClock, PuppetPool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fakes import FakeLoader, FakeServable, ManualClock, PuppetPool
 from tfs.lifecycle.manager import Manager, RetryPolicy
 from tfs.lifecycle.monitor import StateMonitor
 from tfs.lifecycle.policy import POLICIES

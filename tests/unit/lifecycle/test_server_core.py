@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from fakes import FakeServable
 
-from tests.fakes import FakeServable
 from tfs.errors import Code, DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, TfsError
 from tfs.lifecycle import model_config
 from tfs.lifecycle.options import LifecycleOptions
@@ -189,6 +189,19 @@ def test_a_reload_that_takes_away_and_brings_back_never_reports_old_news(
         one.core.reload(config())
         one.core.reload(config(model("a", base)))
         assert one.states("a")[5] in ("AVAILABLE", "UNLOADING")
+
+
+def test_only_news_since_the_reload_count_as_failures(plane: Callable[..., Plane]) -> None:
+    core = plane().core
+    monitor, one = core._monitor, ServableId("m", 1)
+    monitor.report(one, State.START)
+    monitor.report(one, State.END, NotFound("the last time"))
+    mark = monitor.serial
+    assert core._outcome("m", mark, False).name == "ABSENT"
+    monitor.report(one, State.START)
+    assert core._outcome("m", mark, False).name == "COMING"
+    monitor.report(one, State.END, NotFound("this time"))
+    assert core._outcome("m", mark, False).name == "FAILED"
 
 
 def test_a_broken_new_model_fails_the_reload_once(
