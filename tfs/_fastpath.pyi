@@ -210,3 +210,83 @@ def _probe_dtypes() -> list[tuple[int, str, str, int, int]]:
 
 def _probe_fields() -> dict[str, dict[str, int]]:
     """The field numbers the codec was built with: message -> field -> number."""
+
+HAVE_NATIVE: Final[bool]
+"""Whether this build has the native gRPC transport (libnghttp2 was found); without it the names below do not exist."""
+
+class ColdCall:
+    """One gRPC call of a method other than Predict, waiting for Python's answer: exactly one `reply` or `fail`.
+
+    Any one thread at a time. Dropped without an answer it is answered INTERNAL. May outlive its connection and its server."""
+
+    path: str
+    body: bytes
+    timeout_ns: int | None
+    """What was left of the client's deadline when the call was taken; None = no deadline."""
+    peer: str
+    """As gRPC writes it: "ipv4:127.0.0.1:50000", "ipv6:%5B::1%5D:50000", "unix:"."""
+    @property
+    def cancelled(self) -> bool:
+        """Nobody waits any more: the client cancelled or went away. An answer is then allowed and discarded."""
+    def reply(self, body: bytes) -> None:
+        """Answers OK with the serialized message. Raises RuntimeError when the call has been answered."""
+    def fail(self, code: int, message: str) -> None:
+        """Answers with a code and a text (cut at 1024 bytes). Raises RuntimeError when the call has been answered."""
+
+class NativeServer:
+    """A gRPC server on I/O threads without the GIL: Predict goes to the engine, the methods in `cold` to `take`, others are UNIMPLEMENTED."""
+
+    engine: Engine | EchoEngine
+    ports: list[int]
+    """The port of each address, in their order; 0 for unix sockets."""
+    ignored_arguments: list[str]
+    """Channel arguments that mean nothing here, for a log line."""
+    def __init__(
+        self,
+        engine: Engine | EchoEngine,
+        *,
+        addresses: Sequence[str],
+        io_threads: int,
+        cold: Sequence[str],
+        max_message_bytes: int,
+        byte_budget: int,
+        max_connections: int,
+        arguments: Mapping[str, int | str],
+        start: bool = True,
+    ) -> None:
+        """Listens and serves when this returns. `engine` must live until `close`.
+
+        addresses: "127.0.0.1:0", "[::]:8500" (IPv4 too), "unix:/path" (removed by `close`). cold: full method paths.
+        byte_budget: request bytes held by the process beyond which windows are withheld. arguments: gRPC channel arguments
+        (docs/native.md). Raises TfsError: UNAVAILABLE naming the address, INVALID_ARGUMENT naming the argument,
+        RESOURCE_EXHAUSTED when threads or descriptors run out."""
+    def fileno(self) -> int:
+        """Becomes readable when cold calls wait: `loop.add_reader(server.fileno(), …take…)`."""
+    def take(self) -> list[ColdCall]:
+        """The cold calls that wait, oldest first. Never blocks. Any thread."""
+    def drain(self, grace_s: float) -> None:
+        """Stops accepting, asks every connection to leave (GOAWAY) and returns at once; after `grace_s` what is left is cut off,
+        its calls cancelled. A second call only moves the end. Any thread."""
+    def wait_drained(self, timeout_s: float) -> bool:
+        """Waits (without the GIL) until no connection is open; False when the time is up."""
+    def close(self) -> None:
+        """Cuts off what is left, joins all threads, removes unix sockets. Idempotent. Not from a `done` callback."""
+    def stats(self) -> dict[str, int]:
+        """Counters since start (accepted, refused_connections, closed, streams, answered, errors, resets, evicted, inlined,
+        handed_over) and now (connections, fewest_connections of a thread, request_bytes, cold_calls). Any thread."""
+
+class EchoEngine:
+    """Stands in for Engine in the tests of the native transport: the answer is the request, "hold…" waits for answer_held,
+    "fail:CODE:text" is that error, "big:N" N bytes."""
+
+    held: int
+    live: int
+    def answer_held(self) -> int:
+        """Answers the held calls on the calling thread; returns how many there were."""
+
+def _probe_http2_feed(
+    pieces: Sequence[bytes], *, max_message_bytes: int = ..., byte_budget: int = ...
+) -> bytes:
+    """Tests: feeds bytes to a connection without a socket over an EchoEngine; returns what the server wrote.
+
+    Raises AssertionError when a ticket or a byte of the budget is left over."""

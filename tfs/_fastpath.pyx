@@ -10,7 +10,8 @@ This file is the table of contents.  The parts below are one module in journey o
   decisions   plan       serving_map
   engine      counters   runner   batch   engine   mailbox
   REST        json
-  transport   native (http2 + grpc, only where libnghttp2 was found at build time)
+  transport   transport  http2    grpc     inflate  streams   io   tick   native (only where libnghttp2 was found at build time),
+              transport_echo and native_probe (its tests' engine and socketless entrance)
   bench       probe (the tests' and benches' entrance to single stages)
 
 House rules
@@ -45,3 +46,4 @@ include "_fast/request.pxi"
 include "_fast/response.pxi"
 include "_fast/fake.pxi"
 include "_fast/probe.pxi"
+include "_fast/_native.pxi"
