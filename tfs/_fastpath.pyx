@@ -4,15 +4,15 @@
 
 This file is the table of contents.  The parts below are one module in journey order (a part may use what stands above it):
 
-  nouns       platform   status   wire   types
-  codec       crc32c     dtypes   tensor   request  response
-  TensorFlow  tensorflow fake     metagraph
-  decisions   plan       serving_map
-  engine      counters   runner   batch   engine   mailbox
-  REST        json
-  transport   transport  http2    grpc     inflate  streams   io   tick   native (only where libnghttp2 was found at build time),
-              transport_echo and native_probe (its tests' engine and socketless entrance)
-  bench       probe (the tests' and benches' entrance to single stages)
+  nouns       platform   types      status     wire
+  codec       crc32c     dtypes     tensor     request    response
+  TensorFlow  tensorflow session    heal       graph       op_traits
+  model       plan       signature  servable   serving_map
+  engine      counters   engine     timer      runner      lifetime
+  consumers   mailbox    pyengine
+  transport   transport  http2      grpc       inflate    streams    io   tick   native (only where libnghttp2 was found at build time)
+  tests       fake       fake_session          probe      transport_echo   native_probe
+              (entrances of tests and benches to single stages)
 
 House rules
   1. Between the transport's bytes and TensorFlow nothing takes the GIL, builds a Python object or logs.
@@ -33,6 +33,13 @@ from tfs._tf cimport (
     TF_Status, TF_TString, TF_Tensor, TfApi,
 )
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
+import os
+import threading
+
 from tfs import errors
 
 include "_fast/platform.pxi"
@@ -40,10 +47,28 @@ include "_fast/types.pxi"
 include "_fast/status.pxi"
 include "_fast/wire.pxi"
 include "_fast/crc32c.pxi"
+include "_fast/counters.pxi"
 include "_fast/dtypes.pxi"
 include "_fast/tensor.pxi"
 include "_fast/request.pxi"
 include "_fast/response.pxi"
+include "_fast/tensorflow.pxi"
+include "_fast/session.pxi"
+include "_fast/heal.pxi"
+include "_fast/graph.pxi"
+include "_fast/op_traits.pxi"
+include "_fast/plan.pxi"
+include "_fast/signature.pxi"
+include "_fast/serving_map.pxi"
+include "_fast/engine.pxi"
+include "_fast/timer.pxi"
+include "_fast/runner.pxi"
+include "_fast/lifetime.pxi"
+include "_fast/servable.pxi"
+include "_fast/pending.pxi"
+include "_fast/mailbox.pxi"
+include "_fast/pyengine.pxi"
 include "_fast/fake.pxi"
+include "_fast/fake_session.pxi"
 include "_fast/probe.pxi"
 include "_fast/_native.pxi"

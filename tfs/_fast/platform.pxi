@@ -14,6 +14,7 @@ cdef extern from * nogil:
     #include <string.h>
     #include <time.h>
     #include <errno.h>
+    #include <sched.h>
     #include <signal.h>
     #include <unistd.h>
     #if defined(__x86_64__)
@@ -32,6 +33,9 @@ cdef extern from * nogil:
     }
     static inline int32_t tfs_swap32(int32_t* p, int32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
     static inline int tfs_cas32(int32_t* p, int32_t want, int32_t v) {
+        return __atomic_compare_exchange_n(p, &want, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    }
+    static inline int tfs_cas64(int64_t* p, int64_t want, int64_t v) {
         return __atomic_compare_exchange_n(p, &want, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
     }
     static inline void* tfs_load_ptr(void* p) { return __atomic_load_n((void**)p, __ATOMIC_ACQUIRE); }
@@ -112,6 +116,7 @@ cdef extern from * nogil:
     void atomic_bump64 "tfs_bump64"(int64_t* p, int64_t v) noexcept
     int32_t atomic_swap32 "tfs_swap32"(int32_t* p, int32_t v) noexcept
     bint atomic_cas32 "tfs_cas32"(int32_t* p, int32_t want, int32_t v) noexcept
+    bint atomic_cas64 "tfs_cas64"(int64_t* p, int64_t want, int64_t v) noexcept
     void* atomic_load_ptr "tfs_load_ptr"(void* p) noexcept
     void* atomic_swap_ptr "tfs_swap_ptr"(void* p, void* v) noexcept
     bint atomic_cas_ptr "tfs_cas_ptr"(void* p, void* want, void* v) noexcept
@@ -134,6 +139,8 @@ cdef extern from * nogil:
     int pthread_cond_broadcast(pthread_cond_t* cond) noexcept
     int pthread_cond_wait(pthread_cond_t* cond, pthread_mutex_t* mutex) noexcept
     int pthread_cond_destroy(pthread_cond_t* cond) noexcept
+    int sched_yield() noexcept
+    int pthread_detach(pthread_t thread) noexcept
     int pthread_join(pthread_t thread, void** result) noexcept
     void cond_init "tfs_cond_init"(pthread_cond_t* cond) noexcept
     void cond_wait_until "tfs_cond_wait_until"(pthread_cond_t* cond, pthread_mutex_t* mutex, int64_t when_ns) noexcept

@@ -84,3 +84,15 @@ cdef object status_error(const Status* status):
     """The Python exception for a status that is not OK.  Needs the GIL; invalid UTF-8 in a quoted name is replaced."""
     cdef bytes raw = b"" if status.text.ptr == NULL else (<const char*>status.text.ptr)[:status.text.len]
     return errors.from_code(status.code, raw.decode("utf-8", "replace"))
+
+
+cdef bytes span_bytes(Span span):
+    return (<const char*>span.ptr)[:span.len] if span.len else b""
+
+
+cdef Span bytes_span(bytes data):
+    """Points into `data`; the caller keeps it alive."""
+    cdef Span span
+    span.ptr = <const uint8_t*><const char*>data
+    span.len = len(data)
+    return span

@@ -65,6 +65,7 @@ cdef enum Method:                  # the API label of the metrics
     METHOD_REGRESS = 2
     METHOD_MULTI = 3
     METHOD_WARMUP = 4              # not counted
+    METHOD_OTHER = 5               # counted only: REST status, metadata, malformed requests
 
 cdef enum Entry:
     ENTRY_GRPC = 0
@@ -154,7 +155,6 @@ cdef struct Servable:              # one loaded version
     Servable* ring_next
     int32_t in_ring
     int32_t running                # runners that run it now
-    int64_t queued
 
 cdef struct Call:
     # -- owned by the consumer (transport), set before submit
@@ -203,3 +203,71 @@ cdef struct Call:
     int32_t timer_index            # place in the timer's heap, -1 = not in it
     int32_t queued_calls           # 1 while counted against the queue limits
     Arena arena
+
+# -- the engine: one per process, made by the composition root
+
+cdef struct MapModel:              # one model name in the serving map
+    Span name
+    int32_t version_count
+    int32_t label_count
+    Servable** versions            # ascending by version; the last one is "latest"
+    Span* labels
+    int64_t* label_versions
+
+cdef struct ServingMap:            # immutable once published; freed when no reader can see it (serving_map.pxi)
+    MapModel* models
+    int32_t count
+    int32_t labels_known           # 0: the label map was never initialised
+    int32_t* buckets               # hash of name -> index, -1 = free
+    uint32_t mask
+
+cdef enum:
+    READER_SLOTS = 64
+
+cdef struct ReaderSlot:            # how many threads read the map now, one cache line per slot
+    int32_t active
+    uint8_t padding[60]
+
+cdef struct EngineCore:
+    # -- serving map
+    ReaderSlot readers[READER_SLOTS]
+    ServingMap* map
+    # -- settings, fixed at birth
+    int32_t max_runners
+    int32_t max_runners_per_model
+    int32_t check_method_names
+    int32_t as_content
+    int64_t max_queued_calls
+    int64_t max_queued_bytes
+    # -- runners (guarded by `lock`)
+    pthread_mutex_t lock
+    pthread_cond_t work            # a queue became ready, or stop
+    pthread_cond_t quiet           # a runner ended
+    Servable* ring_head            # servables with queued calls and room for one more runner
+    Servable* ring_tail
+    int32_t runners
+    int32_t idle
+    int32_t base_runners           # started without waiting: one per core
+    int32_t stopping
+    int64_t completed              # runs ended, ever
+    int64_t growth_seen            # `completed` at the last look of the growth check
+    int64_t growth_since_ns        # since when it has not changed
+    int32_t growth_watch           # the timer looks at the runners
+    int64_t waiting                # calls in the queues
+    int64_t queued_calls           # atomic
+    int64_t queued_bytes           # atomic
+    int64_t running                # atomic
+    int64_t calls                  # tickets alive (atomic)
+    # -- timer (guarded by `timer_lock`)
+    pthread_mutex_t timer_lock
+    pthread_cond_t timer_wake
+    pthread_t timer_thread
+    Call** heap
+    int32_t heap_size
+    int32_t heap_capacity
+    int32_t timer_stopping
+    int64_t growth_check_ns        # when to look whether all runners are blocked; INT64_MAX = not armed
+    # -- counters
+    pthread_mutex_t counters_lock
+    ModelCounters* models
+    int32_t strangers              # counters of names that were never loaded

@@ -172,6 +172,10 @@ cdef inline bint span_equal(Span a, Span b) noexcept nogil:
     return a.len == b.len and memcmp(a.ptr, b.ptr, a.len) == 0
 
 
+cdef inline bint span_is(Span span, const char* text) noexcept nogil:
+    return span.len == strlen(text) and memcmp(span.ptr, text, span.len) == 0
+
+
 cdef inline int span_compare(Span a, Span b) noexcept nogil:
     """Byte order, shorter first on a common prefix (the order of std::map<string>)."""
     cdef int order = memcmp(a.ptr, b.ptr, a.len if a.len < b.len else b.len)

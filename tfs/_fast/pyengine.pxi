@@ -1,0 +1,216 @@
+# pyengine.pxi: Engine, the Python face of EngineCore.
+#
+# Owns: the birth and the end of the engine; the three ways Python submits a call.  Must not know: transports, routes.
+
+cdef class Engine:
+    """Runners, timer, serving map, limits and counters: one per process.  Any thread unless a method says otherwise."""
+
+    cdef EngineCore* core
+    cdef object publish_lock
+    cdef object published          # the LoadedServables in the map, kept alive
+
+    def __cinit__(self, *, int max_runners=0, int max_runners_per_model=0, int64_t max_queued_calls=0, int64_t max_queued_bytes=0,
+                  bint tensor_content=False, bint check_method_names=False):
+        self.core = <EngineCore*>calloc(1, sizeof(EngineCore))
+        if self.core == NULL:
+            raise MemoryError
+        self.publish_lock = threading.Lock()
+        self.core.max_runners = max_runners or DEFAULT_MAX_RUNNERS
+        self.core.max_runners_per_model = max_runners_per_model or DEFAULT_MAX_RUNNERS_PER_MODEL
+        self.core.max_queued_calls = max_queued_calls or DEFAULT_MAX_QUEUED_CALLS
+        self.core.max_queued_bytes = max_queued_bytes or DEFAULT_MAX_QUEUED_BYTES
+        self.core.as_content = tensor_content
+        self.core.check_method_names = check_method_names
+        self.core.base_runners = min(len(os.sched_getaffinity(0)), self.core.max_runners)
+        if engine_start(self.core) != OK:
+            raise errors.Internal("cannot start the engine's timer thread")
+
+    def __dealloc__(self):
+        if self.core != NULL:
+            self.stop()
+
+    def publish(self, models, labels):
+        """Swaps the serving map: name -> version -> servable, name -> label -> version (None: label map not initialised)."""
+        cdef ServingMap* map
+        kept = [servable for versions in models.values() for servable in versions.values()]
+        with self.publish_lock:
+            map = map_build(self.core, models, labels)
+            with nogil:
+                map_publish(self.core, map)
+            self.published = kept
+
+    def mailbox(self):
+        """A new mailbox for one event loop."""
+        return Mailbox()
+
+    cdef Ticket ticket(self, Mailbox mailbox, bytes body, timeout_ns, object done, int method, int entry, int kind):
+        cdef Ticket ticket = Ticket.__new__(Ticket)
+        cdef Call* call = call_new(self.core)
+        if call == NULL:
+            raise MemoryError
+        ticket.call = call
+        ticket.mailbox = mailbox
+        ticket.body = body
+        ticket.done = done
+        ticket.kind = kind
+        ticket.core.phase = PHASE_SUBMITTING
+        ticket.core.mail = mailbox.core
+        ticket.core.ticket = <PyObject*>ticket
+        Py_INCREF(ticket)
+        call.owner = &ticket.core
+        call.done = mail_done
+        call.release = mail_release
+        call.body = bytes_span(body)
+        call.method = method
+        call.entry = entry
+        call.inline_budget_ns = PYTHON_INLINE_NS
+        call.start_ns = now_ns()
+        if timeout_ns is not None:
+            call.deadline_ns = call.start_ns + <int64_t>timeout_ns
+        return ticket
+
+    cdef object settle(self, Ticket ticket):
+        """After submit: the answer if it is there (errors raised), else the ticket."""
+        cdef object answer
+        if atomic_swap32(&ticket.core.phase, PHASE_RETURNED) != PHASE_ANSWERED:
+            return ticket
+        answer = ticket_take(ticket)
+        if isinstance(answer, errors.TfsError):
+            raise answer
+        return answer
+
+    def predict(self, Mailbox mailbox not None, bytes request not None, timeout_ns, done, int entry=ENTRY_GRPC):
+        """A serialized PredictRequest -> serialized PredictResponse, at once (inline run) or through `done`; see _fastpath.pyi."""
+        cdef Ticket ticket = self.ticket(mailbox, request, timeout_ns, done, METHOD_PREDICT, entry, REPLY_PROTO)
+        cdef Call* call = ticket.call
+        cdef uint64_t mode
+        with nogil:
+            mode = denormals_flush()
+            engine_submit(call)
+            denormals_restore(mode)
+        return self.settle(ticket)
+
+    def predict_json(self, Mailbox mailbox not None, bytes body not None, str model, version, label, timeout_ns, done):
+        """REST predict: JSON body -> JSON reply; otherwise as `predict`."""
+        cdef Ticket ticket = self.ticket(mailbox, body, timeout_ns, done, METHOD_PREDICT, ENTRY_REST, REPLY_JSON)
+        cdef Call* call = ticket.call
+        cdef uint64_t mode
+        call_set_spec(call, model, version, label)
+        with nogil:
+            mode = denormals_flush()
+            json_submit(call)
+            denormals_restore(mode)
+        return self.settle(ticket)
+
+    def run(self, Mailbox mailbox, bytes request not None, timeout_ns, done, int method=METHOD_WARMUP, int entry=ENTRY_GRPC):
+        """As `predict`, but the answer is Outputs; with `mailbox` None it blocks."""
+        cdef Ticket ticket
+        cdef Call* call
+        cdef uint64_t mode
+        if mailbox is None:
+            return self.run_blocking(None, request, timeout_ns, method)
+        ticket = self.ticket(mailbox, request, timeout_ns, done, method, entry, REPLY_OUTPUTS)
+        call = ticket.call
+        with nogil:
+            mode = denormals_flush()
+            engine_submit(call)
+            denormals_restore(mode)
+        return self.settle(ticket)
+
+    def run_on(self, LoadedServable servable not None, bytes request not None, int method=METHOD_WARMUP):
+        """Blocking run on a servable that need not be published: model_spec's name and version are ignored."""
+        return self.run_blocking(servable, request, None, method)
+
+    cdef object run_blocking(self, LoadedServable servable, bytes request, timeout_ns, int method):
+        cdef Waiter* waiter = waiter_new(self.core, bytes_span(request))
+        cdef Call* call
+        if waiter == NULL:
+            raise MemoryError
+        call = waiter.call
+        call.method = method
+        call.start_ns = now_ns()
+        if timeout_ns is not None:
+            call.deadline_ns = call.start_ns + <int64_t>timeout_ns
+        if servable is not None:
+            servable_hold(servable.core)
+            call.servable = servable.core
+        with nogil:
+            engine_submit(call)
+            waiter_wait(waiter)
+        try:
+            return call_reply(call, REPLY_OUTPUTS)
+        finally:
+            call_drop(call)
+
+    def resolve(self, str model, version, label):
+        """The published LoadedServable for a model spec; raises the reference's errors."""
+        cdef Call* call = call_new(self.core)
+        cdef LoadedServable found
+        if call == NULL:
+            raise MemoryError
+        try:
+            call_set_spec(call, model, version, label)
+            if map_resolve(call) != OK:
+                raise status_error(&call.status)
+            for found in self.published:
+                if found.core == call.servable:
+                    return found
+            raise errors.NotFound(f"model {model} was just unloaded")
+        finally:
+            call_free(call)
+
+    def counters(self):
+        """A snapshot of all counters and histograms."""
+        cdef dict requests = {}, latency = {}, run = {}
+        cdef ModelCounters* at
+        pthread_mutex_lock(&self.core.counters_lock)
+        at = self.core.models
+        pthread_mutex_unlock(&self.core.counters_lock)
+        while at != NULL:                            # entries are only ever prepended, and freed with the engine
+            counters_snapshot(at, requests, latency, run)
+            at = at.next
+        return {
+            "requests": requests, "latency": latency, "run": run,
+            "queued_calls": atomic_load64(&self.core.queued_calls), "queued_bytes": atomic_load64(&self.core.queued_bytes),
+            "running": atomic_load64(&self.core.running), **batch_counters(),
+        }
+
+    def count_request(self, str model, int method, int entry, int code, int64_t latency_ns):
+        """Counts a request that did not come through `predict` or `predict_json`."""
+        cdef bytes name = model.encode("utf-8", "surrogateescape")
+        counters_request(counters_of(self.core, bytes_span(name), True), method, entry, code, latency_ns)
+
+    def close(self):
+        """Waits for the calls under way, joins all core threads.  Idempotent; nothing may be submitted afterwards."""
+        if self.core != NULL:
+            self.stop()
+
+    cdef void stop(self) noexcept:
+        cdef EngineCore* core = self.core
+        self.core = NULL
+        with nogil:
+            engine_stop(core)
+        self.published = None
+
+
+cdef int call_set_spec(Call* call, str model, version, label) except -1:
+    """The model spec of a REST route, copied into the call's arena."""
+    call.has_spec = 1
+    call.model = arena_copy(&call.arena, model.encode("utf-8", "surrogateescape"))
+    if version is not None:
+        call.version_choice = VERSION_NUMBER
+        call.version = version
+    elif label is not None:
+        call.version_choice = VERSION_LABEL
+        call.label = arena_copy(&call.arena, label.encode("utf-8", "surrogateescape"))
+    return 0
+
+
+cdef Span arena_copy(Arena* arena, bytes data):
+    cdef Span span = bytes_span(data)
+    cdef uint8_t* copy = <uint8_t*>arena_take(arena, span.len + 1)
+    if copy == NULL:
+        raise MemoryError
+    memcpy(copy, span.ptr, span.len)
+    span.ptr = copy
+    return span
