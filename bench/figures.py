@@ -77,6 +77,12 @@ def start_memory(rows: Rows) -> Verdict:
     return at_most(ours, bare + 90, f"{ours:.0f} MB, bare {bare:.0f} MB")
 
 
+def engine_mnist(rows: Rows) -> Verdict:
+    figures = next(one["figures"] for one in rows)
+    ours, bare = figures["engine_mnist_us"], figures["engine_mnist_bare_us"]
+    return at_most(ours, 1.15 * bare + 3, f"{ours:.1f} µs, bare {bare:.1f} µs")
+
+
 def grpcio_over_echo(rows: Rows) -> Verdict:
     half = {"model": "half_plus_two", **BUSY}
     echo = median(rows, "cpu_us", target="grpcio-echo", **half)
@@ -202,6 +208,8 @@ def many_text(one: Row) -> str:
 FIGURES: tuple[Figure, ...] = (
     Figure("skeleton", "half-plus-two: exec to ready ≤ bare dlopen + load + 0.5 s", "start", start_time),
     Figure("skeleton", "resident memory then ≤ bare + 90 MB", "start", start_memory),
+    Figure("core", "engine alone, half-plus-two inline: ≤ 5 µs beyond the bare run", "engine", number("engine_half_plus_two_extra_us", 5, " µs")),
+    Figure("core", "engine alone, MNIST, one image: ≤ 1.15 × bare run + 3 µs", "engine", engine_mnist),
     Figure("core", "codec, 3 floats: decode + encode ≤ 1 µs", "codec", number("codec_3_floats_us", 1, " µs")),
     Figure("core", "codec, 1 MiB, tensor_content ≤ 1.3 × two copies", "codec", number("codec_1mib_tensor_content_ratio", 1.3, " ×")),
     Figure("core", "codec, 1 MiB, packed float_val ≤ 1.3 × two copies", "codec", number("codec_1mib_float_val_ratio", 1.3, " ×")),

@@ -42,6 +42,7 @@ SUITES: dict[str, Callable[[Effort], list[Row]]] = {
     "payload": suites.payload,
     "batch_size": suites.batch_size,
     "codec": micro("codec"),
+    "engine": micro("engine"),
     "batching": stress.batching,
     "poison": stress.poison,
     "isolation": stress.isolation,
@@ -49,5 +50,5 @@ SUITES: dict[str, Callable[[Effort], list[Row]]] = {
     "connections": stress.connections,
     "soak": stress.soak,
 }
-EFFORTS = dict.fromkeys(SUITES, BRIEF) | {"transport": FULL, "rest": FULL, "codec": FULL}
+EFFORTS = dict.fromkeys(SUITES, BRIEF) | {"transport": FULL, "rest": FULL, "codec": FULL, "engine": FULL}
 IN_ALL = [name for name in SUITES if name != "soak"]
