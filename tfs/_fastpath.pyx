@@ -9,9 +9,11 @@ This file is the table of contents.  The parts below are one module in journey o
   TensorFlow  tensorflow session    heal       graph       op_traits
   model       plan       signature  servable   serving_map
   engine      counters   engine     timer      runner      lifetime
+  REST        json_number           json_element          json_scan  json_dump  json_fill  json_decode  json_explain
+              json_encode           json_submit
   consumers   mailbox    pyengine
   transport   transport  http2      grpc       inflate    streams    io   tick   native (only where libnghttp2 was found at build time)
-  tests       fake       fake_session          probe      transport_echo   native_probe
+  tests       fake       fake_session          probe  json_probe      transport_echo   native_probe
               (entrances of tests and benches to single stages)
 
 House rules
@@ -65,10 +67,20 @@ include "_fast/timer.pxi"
 include "_fast/runner.pxi"
 include "_fast/lifetime.pxi"
 include "_fast/servable.pxi"
+include "_fast/json_number.pxi"
+include "_fast/json_element.pxi"
+include "_fast/json_scan.pxi"
+include "_fast/json_dump.pxi"
+include "_fast/json_fill.pxi"
+include "_fast/json_decode.pxi"
+include "_fast/json_explain.pxi"
+include "_fast/json_encode.pxi"
+include "_fast/json_submit.pxi"
 include "_fast/pending.pxi"
 include "_fast/mailbox.pxi"
 include "_fast/pyengine.pxi"
 include "_fast/fake.pxi"
 include "_fast/fake_session.pxi"
 include "_fast/probe.pxi"
+include "_fast/json_probe.pxi"
 include "_fast/_native.pxi"
