@@ -73,6 +73,9 @@ class LoadedServable:
         `signatures` in one run; returns its name, to be used as signature_name. Aliases are tensor names ("node:0"). Any thread."""
     def enable_batching(self, **parameters: Any) -> None:
         """Before publishing. Parameters as in BatchingParameters; raises InvalidArgument with the reference's texts."""
+    def is_stateless(self, signature: str) -> bool:
+        """Whether all ops of `signature` are known to have no state, so that one more run changes nothing. False if there is no such
+        signature. Any thread, before `close`."""
     def wait_unused(self, timeout_s: float) -> bool:
         """After it left the map: waits (without the GIL) until no call holds it; False when the time is up."""
     def close(self) -> None:

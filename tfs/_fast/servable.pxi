@@ -171,6 +171,13 @@ cdef class LoadedServable:
                 self.add_plan(plan)
         return name.decode()
 
+    def is_stateless(self, str signature not None):
+        """Whether all ops of `signature` are known to have no state, so that one more run changes nothing.  False if there is no such
+        signature.  Any thread, before `close`."""
+        cdef bytes name = signature.encode()
+        cdef Plan* plan = plan_find(self.core, bytes_span(name))
+        return plan != NULL and (plan.traits & GRAPH_STATELESS) != 0
+
     def wait_unused(self, double timeout_s):
         """After it left the map: waits (without the GIL) until no call holds it; False when the time is up."""
         cdef int64_t until = now_ns() + <int64_t>(timeout_s * NS_PER_S)
