@@ -14,6 +14,8 @@ METHOD_OTHER: Final[int]  # counted only: REST status, metadata and malformed re
 ENTRY_GRPC: Final[int]
 ENTRY_REST: Final[int]
 
+TF_LIBRARY: Final[str]
+
 def load_runtime(directory: str) -> str:
     """Loads libtensorflow_cc from `directory` (the installed tensorflow package) into this process, RTLD_LOCAL; returns TensorFlow's version.
 
