@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from bench.figures import table
-from bench.registry import SUITES
+from bench.suites import SUITES
 from bench.targets import all_targets
 
 Row = Mapping[str, Any]
@@ -40,7 +40,9 @@ def read(directory: Path) -> dict[str, dict[str, Any]]:
     """Suite name -> its result file."""
     found = {}
     for path in sorted(directory.glob("*.json")):
-        found[path.stem] = json.loads(path.read_text())
+        result = json.loads(path.read_text())
+        if path.stem in SUITES:
+            found[path.stem] = result
     return found
 
 
