@@ -14,6 +14,8 @@ METHOD_OTHER: Final[int]  # counted only: REST status, metadata and malformed re
 ENTRY_GRPC: Final[int]
 ENTRY_REST: Final[int]
 
+TF_LIBRARY: Final[str]
+
 def load_runtime(directory: str) -> str:
     """Loads libtensorflow_cc from `directory` (the installed tensorflow package) into this process, RTLD_LOCAL; returns TensorFlow's version.
 
@@ -25,34 +27,15 @@ def fake_runtime() -> None:
 def load_op_library(path: str) -> None:
     """`TF_LoadLibrary(path)`. Raises TfsError with TensorFlow's code and text. Any thread."""
 
+def json_bounds(body: bytes) -> tuple[int, int]:
+    """(begin, end) of the first JSON value of `body`. Raises InvalidArgument with the reference's parse error. Any thread."""
+
+def json_excerpt(body: bytes) -> str:
+    """The value of a body that `json_bounds` has passed, as the reference's messages show it (cut after 256 bytes or so); bytes that
+    are no text are surrogates. Any thread."""
+
 # Histogram: (count per bucket, not cumulative, the last one is +Inf; sum; number of samples).
 _Histogram: TypeAlias = tuple[list[int], float, int]
-
-@type_check_only
-class _BatchSeries(TypedDict):
-    """Batching of one model and signature. Signatures over the same tensors share batches, and count under the first that came."""
-
-    wait: _Histogram  # per call, from the door to the start of its run; 52 limits 100 * 1.2**i
-    size: _Histogram  # rows per batch without padding; 14 limits 2**i
-    calls: int  # calls that were run
-    rows: int
-    padding_rows: int
-    reruns: int  # runs made to part good calls from bad ones
-    spoiled: int  # calls that may have got another call's error: a graph with state, or the budget of reruns was spent
-    skipped: int  # calls whose deadline passed, or that were cancelled, before they were run
-    queued_calls: int  # now
-    queued_rows: int
-
-@type_check_only
-class _BatchCounters(TypedDict):
-    """What `BatchThreads.counters` gives: a part of _Counters."""
-
-    queuing: _Histogram
-    batches: int
-    input_size: _Histogram
-    processed_size: _Histogram
-    padding: dict[int, _Histogram]
-    batching: dict[tuple[str, str], _BatchSeries]
 
 @type_check_only
 class _Counters(TypedDict):
@@ -68,7 +51,6 @@ class _Counters(TypedDict):
     input_size: _Histogram  # rows of each input tensor of each batched call; 14 limits 2**i
     processed_size: _Histogram  # rows of each batch after rounding up; 14 limits 2**i
     padding: dict[int, _Histogram]  # size of the batch run -> rows of padding; 14 limits 2**i
-    batching: dict[tuple[str, str], _BatchSeries]  # (model, signature), once a call was batched
     queued_calls: int  # now, in the whole process
     queued_bytes: int
     running: int
@@ -98,25 +80,15 @@ class LoadedServable:
     def define_union(self, signatures: Sequence[str]) -> str:
         """Makes (once) a hidden signature that feeds the distinct input tensors and fetches the distinct output tensors of
         `signatures` in one run; returns its name, to be used as signature_name. Aliases are tensor names ("node:0"). Any thread."""
-    def enable_batching(self, threads: BatchThreads, **parameters: Any) -> None:
-        """Before publishing: calls are joined to batches that `threads` run. Fields of BatchingParameters, None = the reference's
-        default; `num_batch_threads` and `thread_pool_name` are not looked at. Raises InvalidArgument with the reference's texts."""
-    def update_batching(self, **parameters: Any) -> None:
-        """New settings for the batches to come, while calls run; nothing where batching is off. Any thread. Raises as above."""
+    def enable_batching(self, **parameters: Any) -> None:
+        """Before publishing. Parameters as in BatchingParameters; raises InvalidArgument with the reference's texts."""
+    def is_stateless(self, signature: str) -> bool:
+        """Whether all ops of `signature` are known to have no state, so that one more run changes nothing. False if there is no such
+        signature. Any thread, before `close`."""
     def wait_unused(self, timeout_s: float) -> bool:
         """After it left the map: waits (without the GIL) until no call holds it; False when the time is up."""
     def close(self) -> None:
         """TF_CloseSession (runs in flight end CANCELLED), waits for the last hold, frees everything. Idempotent. Not on the loop thread."""
-
-class BatchThreads:
-    """The threads that run batches, one object per process, shared by all servables enabled with it."""
-
-    def __init__(self, threads: int, name: str = "batch_threads") -> None:
-        """`threads` 0: none, batches are taken by hand (tests). Raises InvalidArgument, or Unavailable when none could be started."""
-    def counters(self) -> _BatchCounters:
-        """A snapshot. Any thread."""
-    def close(self) -> None:
-        """Runs what is queued, then joins the threads; nothing may be submitted any more. Idempotent. `Engine.close` does it first."""
 
 class Ticket:
     """A call under way."""
@@ -149,7 +121,6 @@ class Engine:
         max_queued_bytes: int = 0,
         tensor_content: bool = False,
         check_method_names: bool = False,
-        batch_threads: BatchThreads | None = None,
     ) -> None:
         """0 means the default of the constant of that name in `_fast/runner.pxi`."""
     def publish(
@@ -252,49 +223,82 @@ def _probe_dtypes() -> list[tuple[int, str, str, int, int]]:
 def _probe_fields() -> dict[str, dict[str, int]]:
     """The field numbers the codec was built with: message -> field -> number."""
 
-# -- the batcher's test bench (_fast/batch_probe.pxi, _fast/batch_bench.pxi). Needs fake_runtime() first.
+HAVE_NATIVE: Final[bool]
+"""Whether this build has the native gRPC transport (libnghttp2 was found); without it the names below do not exist."""
 
-class _ProbeBatcher:
-    """One batched servable stepped by hand. `signatures`: name -> (inputs, outputs, number of its first graph tensor).
-    `session(feeds)` gets and returns lists of (dtype, shape, bytes or list of strings), or raises TfsError. Times are nanoseconds."""
+class ColdCall:
+    """One gRPC call of a method other than Predict, waiting for Python's answer: exactly one `reply` or `fail`.
 
-    threads: BatchThreads
-    answers: dict[int, list[Any]]
+    Any one thread at a time. Dropped without an answer it is answered INTERNAL. May outlive its connection and its server."""
+
+    path: str
+    body: bytes
+    timeout_ns: int | None
+    """What was left of the client's deadline when the call was taken; None = no deadline."""
+    peer: str
+    """As gRPC writes it: "ipv4:127.0.0.1:50000", "ipv6:%5B::1%5D:50000", "unix:"."""
+    @property
+    def cancelled(self) -> bool:
+        """Nobody waits any more: the client cancelled or went away. An answer is then allowed and discarded."""
+    def reply(self, body: bytes) -> None:
+        """Answers OK with the serialized message. Raises RuntimeError when the call has been answered."""
+    def fail(self, code: int, message: str) -> None:
+        """Answers with a code and a text (cut at 1024 bytes). Raises RuntimeError when the call has been answered."""
+
+class NativeServer:
+    """A gRPC server on I/O threads without the GIL: Predict goes to the engine, the methods in `cold` to `take`, others are UNIMPLEMENTED."""
+
+    engine: Engine | EchoEngine
+    ports: list[int]
+    """The port of each address, in their order; 0 for unix sockets."""
+    ignored_arguments: list[str]
+    """Channel arguments that mean nothing here, for a log line."""
     def __init__(
         self,
-        parameters: dict[str, Any],
-        session: Callable[[list[Any]], list[Any]],
-        signatures: dict[str, tuple[int, int, int]] | None = None,
-        traits: int = ...,
-        model: str = ...,
-    ) -> None: ...
-    def set_default(
-        self, signature: str, index: int, dtype: int, shape: tuple[int, ...], data: Any
-    ) -> None: ...
-    def update(self, **parameters: Any) -> None: ...
-    def submit(
-        self,
-        now: int,
-        inputs: list[Any],
-        signature: str = ...,
-        deadline: int | None = None,
-        outputs: list[int] | None = None,
-    ) -> int: ...
-    def cancel(self, call: int) -> None: ...
-    def expire(self, call: int) -> None: ...
-    def drop(self, call: int) -> None: ...
-    def due(self) -> int: ...
-    def step(self, now: int, run_ns: int = 0) -> list[int] | None: ...
-    def state(self) -> dict[str, int]: ...
+        engine: Engine | EchoEngine,
+        *,
+        addresses: Sequence[str],
+        io_threads: int,
+        cold: Sequence[str],
+        max_message_bytes: int,
+        byte_budget: int,
+        max_connections: int,
+        arguments: Mapping[str, int | str],
+        start: bool = True,
+    ) -> None:
+        """Listens and serves when this returns. `engine` must live until `close`.
 
-def _bench_batcher(
-    threads: BatchThreads,
-    parameters: dict[str, Any],
-    calls: int,
-    producers: int = 1,
-    in_flight: int = 64,
-    run_us: int = 0,
-    cancel_every: int = 0,
-) -> dict[str, int]:
-    """Sends `calls` calls of one float from C threads, `in_flight` at a time in all; finished, wrong, cancelled, runs. Blocks without
-    the GIL. `cancel_every`: each n-th call is cancelled right after it was sent."""
+        addresses: "127.0.0.1:0", "[::]:8500" (IPv4 too), "unix:/path" (removed by `close`). cold: full method paths.
+        byte_budget: request bytes held by the process beyond which windows are withheld. arguments: gRPC channel arguments
+        (docs/native.md). Raises TfsError: UNAVAILABLE naming the address, INVALID_ARGUMENT naming the argument,
+        RESOURCE_EXHAUSTED when threads or descriptors run out."""
+    def fileno(self) -> int:
+        """Becomes readable when cold calls wait: `loop.add_reader(server.fileno(), …take…)`."""
+    def take(self) -> list[ColdCall]:
+        """The cold calls that wait, oldest first. Never blocks. Any thread."""
+    def drain(self, grace_s: float) -> None:
+        """Stops accepting, asks every connection to leave (GOAWAY) and returns at once; after `grace_s` what is left is cut off,
+        its calls cancelled. A second call only moves the end. Any thread."""
+    def wait_drained(self, timeout_s: float) -> bool:
+        """Waits (without the GIL) until no connection is open; False when the time is up."""
+    def close(self) -> None:
+        """Cuts off what is left, joins all threads, removes unix sockets. Idempotent. Not from a `done` callback."""
+    def stats(self) -> dict[str, int]:
+        """Counters since start (accepted, refused_connections, closed, streams, answered, errors, resets, evicted, inlined,
+        handed_over) and now (connections, fewest_connections of a thread, request_bytes, cold_calls). Any thread."""
+
+class EchoEngine:
+    """Stands in for Engine in the tests of the native transport: the answer is the request, "hold…" waits for answer_held,
+    "fail:CODE:text" is that error, "big:N" N bytes."""
+
+    held: int
+    live: int
+    def answer_held(self) -> int:
+        """Answers the held calls on the calling thread; returns how many there were."""
+
+def _probe_http2_feed(
+    pieces: Sequence[bytes], *, max_message_bytes: int = ..., byte_budget: int = ...
+) -> bytes:
+    """Tests: feeds bytes to a connection without a socket over an EchoEngine; returns what the server wrote.
+
+    Raises AssertionError when a ticket or a byte of the budget is left over."""

@@ -1,8 +1,12 @@
-# pending.pxi: what the part still to come (json) gives to the engine.  It leaves this file as the part lands.
+# pending.pxi: what the parts still to come (batch) give to the engine.  Each leaves this file as its part lands.
 
-cdef void json_submit(Call* call) noexcept nogil:
-    engine_refuse(call, UNIMPLEMENTED, "JSON is not in this build")
+cdef void batch_submit(Call* call) noexcept nogil:
+    engine_refuse(call, UNIMPLEMENTED, "batching is not in this build")
 
 
-cdef bytes json_reply(Call* call):
-    return b""
+cdef void batch_disable(Servable* servable) noexcept nogil:
+    pass
+
+
+cdef dict batch_counters():
+    return {}

@@ -2,21 +2,27 @@
 #
 # Owns: the birth and the end of the engine; the three ways Python submits a call.  Must not know: transports, routes.
 
+# The enums as Python sees them (a name cannot be both a C constant and an attribute of the module).
+globals().update({
+    "METHOD_PREDICT": <int>METHOD_PREDICT, "METHOD_CLASSIFY": <int>METHOD_CLASSIFY, "METHOD_REGRESS": <int>METHOD_REGRESS,
+    "METHOD_MULTI": <int>METHOD_MULTI, "METHOD_WARMUP": <int>METHOD_WARMUP, "METHOD_OTHER": <int>METHOD_OTHER,
+    "ENTRY_GRPC": <int>ENTRY_GRPC, "ENTRY_REST": <int>ENTRY_REST,
+})
+
+
 cdef class Engine:
     """Runners, timer, serving map, limits and counters: one per process.  Any thread unless a method says otherwise."""
 
     cdef EngineCore* core
     cdef object publish_lock
     cdef object published          # the LoadedServables in the map, kept alive
-    cdef BatchThreads batch_threads
 
     def __cinit__(self, *, int max_runners=0, int max_runners_per_model=0, int64_t max_queued_calls=0, int64_t max_queued_bytes=0,
-                  bint tensor_content=False, bint check_method_names=False, BatchThreads batch_threads=None):
+                  bint tensor_content=False, bint check_method_names=False):
         self.core = <EngineCore*>calloc(1, sizeof(EngineCore))
         if self.core == NULL:
             raise MemoryError
         self.publish_lock = threading.Lock()
-        self.batch_threads = batch_threads
         self.core.max_runners = max_runners or DEFAULT_MAX_RUNNERS
         self.core.max_runners_per_model = max_runners_per_model or DEFAULT_MAX_RUNNERS_PER_MODEL
         self.core.max_queued_calls = max_queued_calls or DEFAULT_MAX_QUEUED_CALLS
@@ -174,7 +180,7 @@ cdef class Engine:
         return {
             "requests": requests, "latency": latency, "run": run,
             "queued_calls": atomic_load64(&self.core.queued_calls), "queued_bytes": atomic_load64(&self.core.queued_bytes),
-            "running": atomic_load64(&self.core.running), **batch_counters(self.batch_threads),
+            "running": atomic_load64(&self.core.running), **batch_counters(),
         }
 
     def count_request(self, str model, int method, int entry, int code, int64_t latency_ns):
@@ -190,8 +196,6 @@ cdef class Engine:
     cdef void stop(self) noexcept:
         cdef EngineCore* core = self.core
         self.core = NULL
-        if self.batch_threads is not None:
-            self.batch_threads.close()
         with nogil:
             engine_stop(core)
         self.published = None
@@ -218,3 +222,10 @@ cdef Span arena_copy(Arena* arena, bytes data):
     memcpy(copy, span.ptr, span.len)
     span.ptr = copy
     return span
+
+
+# The C names, for Python (an enum member and a module attribute cannot be declared under one name).
+globals().update(
+    METHOD_PREDICT=METHOD_PREDICT, METHOD_CLASSIFY=METHOD_CLASSIFY, METHOD_REGRESS=METHOD_REGRESS, METHOD_MULTI=METHOD_MULTI,
+    METHOD_WARMUP=METHOD_WARMUP, METHOD_OTHER=METHOD_OTHER, ENTRY_GRPC=ENTRY_GRPC, ENTRY_REST=ENTRY_REST,
+)

@@ -171,16 +171,12 @@ cdef class LoadedServable:
                 self.add_plan(plan)
         return name.decode()
 
-    def enable_batching(self, BatchThreads threads not None, **parameters):
-        """Before publishing: calls are joined to batches from now on.  Fields of BatchingParameters, None = the reference's default.
-
-        Raises InvalidArgument with the reference's texts.
-        """
-        batch_enable(self.core, threads, parameters)
-
-    def update_batching(self, **parameters):
-        """New settings for the batches to come, while running; nothing where batching is off.  Raises as enable_batching."""
-        batch_update(self.core, parameters)
+    def is_stateless(self, str signature not None):
+        """Whether all ops of `signature` are known to have no state, so that one more run changes nothing.  False if there is no such
+        signature.  Any thread, before `close`."""
+        cdef bytes name = signature.encode()
+        cdef Plan* plan = plan_find(self.core, bytes_span(name))
+        return plan != NULL and (plan.traits & GRAPH_STATELESS) != 0
 
     def wait_unused(self, double timeout_s):
         """After it left the map: waits (without the GIL) until no call holds it; False when the time is up."""

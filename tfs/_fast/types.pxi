@@ -184,6 +184,7 @@ cdef struct Call:
     Span* filter                   # arena; request order, as sent
     int32_t input_count
     int32_t filter_count
+    int32_t json_format            # JsonFormat of a REST predict body: the reply has the same
     int64_t payload_bytes          # what it counts against the byte limits
     # -- resolve and admit (serving_map.pxi, plan.pxi)
     Servable* servable             # held

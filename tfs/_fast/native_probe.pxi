@@ -1,0 +1,92 @@
+# native_probe.pxi: one connection of the native transport without a socket or a thread: bytes in, bytes out.
+#
+# Owns: the entrance of the fuzz harness (tests/fuzz/fuzz_http2.py).  Must not know: TensorFlow, the engine (EchoEngine answers).
+# Strategy: the same functions that an I/O thread calls in a turn, called by hand; at the end everything lent must have come back.
+
+
+cdef void native_probe_turn(IoThread* t) noexcept nogil:
+    """One turn, the inflater's work included; a closed connection's memory is kept: the probe still looks at it."""
+    cdef NativeCore* core = t.core
+    cdef z_stream z
+    stream_take_done(t)
+    while core.inflate_first != NULL:
+        memset(&z, 0, sizeof(z))
+        inflate_one(inflate_pop(core), &z, inflate_init(&z) == Z_OK)
+        inflateEnd(&z)
+        stream_take_done(t)
+    stream_run_ready(t)
+    stream_take_done(t)
+    io_flush_dirty(t)
+
+
+cdef bytes native_probe_written(Conn* conn):
+    """Takes what the connection wants to write."""
+    cdef bytes result = b""
+    while conn.pending != NULL:
+        result += (<char*>conn.pending)[conn.pending_at:conn.pending_len]
+        free(conn.pending)
+        conn.pending = NULL
+        if conn.closed:
+            break
+        io_dirty(conn)
+        native_probe_turn(conn.thread)
+    return result
+
+
+cdef bytes native_probe_finish(NativeServer server, Conn* conn):
+    """Lets Python's calls and held calls answer, then closes."""
+    cdef bytes written = b""
+    cdef IoThread* t = conn.thread
+    (<EchoEngine>server.engine).answer_held()
+    for call in server.take():
+        call.reply(call.body)
+    native_probe_turn(t)
+    written = native_probe_written(conn)
+    if not conn.closed:
+        io_close(conn)
+    native_probe_turn(t)
+    io_free_dead(t)
+    return written
+
+
+cdef bytes native_probe_run(NativeServer server, object pieces):
+    global io_current
+    cdef IoThread* t = server.core.threads
+    cdef Conn* conn = io_conn_new(t, -1)
+    cdef bytes piece, written = b""
+    cdef const uint8_t* data
+    if conn == NULL:
+        raise MemoryError
+    io_current = t
+    t.now = now_ns()
+    atomic_add64(&server.core.connections, 1)
+    atomic_add64(&t.connections, 1)
+    io_adopt(t, conn)
+    native_probe_turn(t)
+    for piece in pieces:
+        written += native_probe_written(conn)
+        if conn.closed:
+            break
+        data = piece
+        io_feed(conn, data, len(piece))
+        native_probe_turn(t)
+    written += native_probe_finish(server, conn)
+    io_current = NULL
+    return written
+
+
+def _probe_http2_feed(pieces: Sequence[bytes], *, max_message_bytes: int = 1 << 20, byte_budget: int = 1 << 22) -> bytes:
+    """Feeds `pieces` to a fresh connection over an EchoEngine, one turn each, and closes it; returns what the server wrote.
+
+    Raises AssertionError when a ticket or a byte of the budget is left over.  No socket, no thread but the caller's.
+    """
+    cdef EchoEngine echo = EchoEngine()
+    cdef NativeServer server = NativeServer(
+        echo, addresses=[], io_threads=1, cold=["/probe/Cold"], max_message_bytes=max_message_bytes, byte_budget=byte_budget,
+        max_connections=1, arguments={}, start=False)
+    cdef bytes written = native_probe_run(server, [bytes(piece) for piece in pieces])
+    if server.core.threads.outstanding or echo.live:
+        raise AssertionError(f"left over: {server.core.threads.outstanding} outstanding, {echo.live} tickets")
+    if server.core.budget.used != BUDGET_OPEN:
+        raise AssertionError(f"left over: {server.core.budget.used - BUDGET_OPEN} bytes of the budget")
+    return written
