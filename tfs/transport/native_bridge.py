@@ -1,0 +1,75 @@
+"""Cold calls of the native gRPC transport -> the method table.
+
+Owns: draining `NativeServer.take()` on the loop and answering each call once.  The native transport serves Predict by itself and
+hands over every other method that it was asked for.  Must not know: HTTP/2, messages.  Loop thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from tfs.errors import Code, TfsError
+from tfs.service.methods import Handler
+from tfs.transport.grpc_aio import cut
+
+_log = logging.getLogger(__name__)
+
+
+class ColdCall(Protocol):
+    """One call as the native transport hands it over; answered by exactly one of `reply` and `fail`."""
+
+    path: str
+    body: bytes
+    timeout_ns: int | None
+
+    def reply(self, body: bytes) -> None: ...
+    def fail(self, code: int, message: str) -> None: ...
+
+
+class NativeServer(Protocol):
+    """The part of `_fastpath.NativeServer` that the bridge uses."""
+
+    def fileno(self) -> int: ...
+    def take(self) -> Sequence[ColdCall]: ...
+
+
+class NativeBridge:
+    """Answers the cold calls of one native server from the method table."""
+
+    def __init__(self, server: NativeServer, methods: Mapping[str, Handler]) -> None:
+        self._server, self._methods = server, methods
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        asyncio.get_running_loop().add_reader(self._server.fileno(), self._drain)
+
+    async def stop(self) -> None:
+        """Takes no more calls and waits for those under way; before the native server closes."""
+        asyncio.get_running_loop().remove_reader(self._server.fileno())
+        self._drain()
+        await asyncio.gather(*self._tasks)
+
+    def _drain(self) -> None:
+        for call in self._server.take():
+            task = asyncio.ensure_future(self._serve(call))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, call: ColdCall) -> None:
+        handler = self._methods.get(call.path)
+        if handler is None:
+            call.fail(int(Code.UNIMPLEMENTED), "Method not found!")
+            return
+        try:
+            call.reply(await handler(call.body, call.timeout_ns))
+        except TfsError as error:
+            call.fail(int(error.code), cut(error.message))
+        except asyncio.CancelledError:
+            call.fail(int(Code.CANCELLED), "the server is shutting down")
+            raise
+        except Exception:
+            _log.exception("%s failed", call.path)
+            call.fail(int(Code.INTERNAL), "Internal error; the server's log has the details")
