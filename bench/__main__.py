@@ -14,8 +14,8 @@ from typing import Any
 
 from bench import loads
 from bench.compare import compare
+from bench.registry import EFFORTS, IN_ALL, QUICK, SUITES
 from bench.runner import RESULTS, save
-from bench.suites import EFFORTS, FULL, QUICK, SUITES
 
 
 def measure(names: Sequence[str], quick: bool) -> int:
@@ -29,7 +29,7 @@ def measure(names: Sequence[str], quick: bool) -> int:
         return 1
     failed = []
     for name in names:
-        effort = QUICK if quick else EFFORTS.get(name, FULL)
+        effort = QUICK if quick else EFFORTS[name]
         started = time.monotonic()
         try:
             rows = SUITES[name](effort)
@@ -83,7 +83,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, fewer rows: two minutes in all")
     commands = parser.add_subparsers(dest="command", required=True, metavar="NAME")
-    commands.add_parser("all", help="every suite, then the report")
+    commands.add_parser("all", help="every suite but soak, then the report")
     commands.add_parser("report", help="write bench/REPORT.md and its pictures from bench/results")
     both = commands.add_parser("compare", help="ratios of two result files, with confidence intervals")
     both.add_argument("before", type=Path)
@@ -101,7 +101,7 @@ def main() -> int:
         return 0
     status = 0
     if arguments.command != "report":
-        names = list(SUITES) if arguments.command == "all" else [arguments.command]
+        names = IN_ALL if arguments.command == "all" else [arguments.command]
         status = measure(names, arguments.quick)
     if arguments.command in ("all", "report"):
         from bench.report import write

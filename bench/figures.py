@@ -5,6 +5,7 @@ Owns: the table FIGURES.  Must not know: how anything is measured.  A figure who
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,8 @@ class Figure:
 
     @property
     def command(self) -> str:
-        return f"python -m bench {self.suite}"
+        own = self.suite in ("swap", "reload_memory", "many_models")
+        return f"python -m bench.{self.suite}" if own else f"python -m bench {self.suite}"
 
 
 def row(rows: Rows, **wanted: object) -> Row:
@@ -73,6 +75,12 @@ def start_time(rows: Rows) -> Verdict:
 def start_memory(rows: Rows) -> Verdict:
     bare, ours = (median(rows, "rss_mb", target=name) for name in ("bare", "tfs-native"))
     return at_most(ours, bare + 90, f"{ours:.0f} MB, bare {bare:.0f} MB")
+
+
+def engine_mnist(rows: Rows) -> Verdict:
+    figures = next(one["figures"] for one in rows)
+    ours, bare = figures["engine_mnist_us"], figures["engine_mnist_bare_us"]
+    return at_most(ours, 1.15 * bare + 3, f"{ours:.1f} µs, bare {bare:.1f} µs")
 
 
 def grpcio_over_echo(rows: Rows) -> Verdict:
@@ -126,19 +134,111 @@ def rest_image(rows: Rows) -> Verdict:
     return at_most(ours, 70, f"{ours:.1f} µs")
 
 
+def large_time(rows: Rows) -> Verdict:
+    echo, ours, copies, run = (
+        median(rows, "mean_us", target=name) for name in ("grpcio-echo", "tfs-grpcio", "copies", "bare")
+    )
+    return at_most(
+        ours,
+        echo + 2.5 * copies + run,
+        f"{ours / 1000:.1f} ms, echo {echo / 1000:.1f} ms, copies {copies / 1000:.1f} ms",
+    )
+
+
+def neighbour(rows: Rows) -> Verdict:
+    alone, beside = (median(rows, "p99_us", workload=name) for name in ("alone", "beside"))
+    return at_most(beside, alone + 1000, f"p99 {beside:.0f} µs, alone {alone:.0f} µs")
+
+
+def all_cores(rows: Rows) -> Verdict:
+    cores = os.cpu_count() or 1
+    busy = median(rows, "cores", workload="one connection")
+    return at_least(busy, 0.85 * cores, f"{busy:.2f} of {cores} cores busy in the server")
+
+
+def batching_gain(rows: Rows) -> Verdict:
+    plain, batched = (
+        median(rows, "per_s", target=name, workload="mnist_large", streams=16)
+        for name in ("unbatched", "batched")
+    )
+    return at_least(batched / plain, 3, f"{batched / plain:.2f} × ({batched:.0f}/s, unbatched {plain:.0f}/s)")
+
+
+def batching_alone(rows: Rows) -> Verdict:
+    plain, batched = (
+        median(rows, "mean_us", target=name, workload="mnist_large", streams=1)
+        for name in ("unbatched", "batched")
+    )
+    return at_most(
+        batched, 1.1 * plain + 1000, f"{batched:.0f} µs, unbatched {plain:.0f} µs, timeout 1000 µs"
+    )
+
+
+def good_calls(rows: Rows) -> Verdict:
+    failed = sum(
+        sample["wrong"] + sample["lost"] for one in rows if "samples" in one for sample in one["samples"]
+    )
+    sent = sum(sample["sent"] for one in rows if "samples" in one for sample in one["samples"])
+    return at_most(failed, 0, f"{failed:.0f} of {sent:.0f} good calls failed")
+
+
+def reached(describe: Callable[[Row], str]) -> Callable[[Rows], Verdict]:
+    """Of the life-cycle benches, whose rows carry their own verdict."""
+
+    def read(rows: Rows) -> Verdict:
+        return "; ".join(map(describe, rows)), all(one["reached"] for one in rows)
+
+    return read
+
+
+def swap_text(one: Row) -> str:
+    swapping, quiet = one["swapping"], one["quiet"]
+    bad = swapping["failed"] + swapping["wrong"]
+    return f"{one['name']}: {bad} of {swapping['sent']} bad, p99 {swapping['p99_us']:.0f} µs ({quiet['p99_us']:.0f} quiet)"
+
+
+def reload_text(one: Row) -> str:
+    return f"{one['growth_percent']:+.2f} % after {one['cycles']} cycles"
+
+
+def many_text(one: Row) -> str:
+    return f"{one['available']} of {one['models']} in {one['start_s']:.1f} s, idle {one['idle_cpu_percent']:.2f} %"
+
+
 FIGURES: tuple[Figure, ...] = (
     Figure("skeleton", "half-plus-two: exec to ready ≤ bare dlopen + load + 0.5 s", "start", start_time),
     Figure("skeleton", "resident memory then ≤ bare + 90 MB", "start", start_memory),
+    Figure("core", "engine alone, half-plus-two inline: ≤ 5 µs beyond the bare run", "engine", number("engine_half_plus_two_extra_us", 5, " µs")),
+    Figure("core", "engine alone, MNIST, one image: ≤ 1.15 × bare run + 3 µs", "engine", engine_mnist),
     Figure("core", "codec, 3 floats: decode + encode ≤ 1 µs", "codec", number("codec_3_floats_us", 1, " µs")),
     Figure("core", "codec, 1 MiB, tensor_content ≤ 1.3 × two copies", "codec", number("codec_1mib_tensor_content_ratio", 1.3, " ×")),
     Figure("core", "codec, 1 MiB, packed float_val ≤ 1.3 × two copies", "codec", number("codec_1mib_float_val_ratio", 1.3, " ×")),
     Figure("core", "grpcio transport: CPU per Predict ≤ empty grpcio.aio echo + 12 µs", "transport", grpcio_over_echo),
+    Figure("core", "16 MiB echo over grpcio: ≤ empty echo of that size + 2.5 × two copies + bare run", "large", large_time),
+    Figure("core", "the same: peak memory of a call ≤ 4.2 × the tensor", "large", number("peak_growth_tensors", 4.2, " ×")),
     Figure("native gRPC", "half-plus-two, 4 × 16: ≤ 9 µs of CPU per Predict", "transport", native_cpu),
     Figure("native gRPC", "the same: ≥ 9 × the echo's throughput", "transport", native_throughput),
     Figure("native gRPC", "one call at a time: mean latency ≤ 0.35 × the echo's", "transport", native_latency),
     Figure("native gRPC", "MNIST, one image, unbatched: ≤ 1.3 × bare run + 7 µs of CPU", "transport", native_mnist),
+    Figure("native gRPC", "fast model beside a saturated slow one, same connection: p99 ≤ alone + 1 ms", "isolation", neighbour),
+    Figure("native gRPC", "one connection, 64 streams: all cores", "isolation", all_cores),
+    Figure("native gRPC", "1,000 idle connections ≤ 20 MB", "connections", number("idle_mb", 20, " MB")),
+    Figure("native gRPC", "10,000 connections come and go under load: memory ≤ +2 %", "connections", number("growth_percent", 2, " %")),
+    Figure("native gRPC", "10 million calls: memory flat (≤ +2 %)", "soak", number("growth_percent", 2, " %")),
+    Figure("batching", "larger CNN, 64 in flight: ≥ 3 × the throughput unbatched", "batching", batching_gain),
+    Figure("batching", "one client alone: ≤ unbatched + 10 % + batch_timeout", "batching", batching_alone),
+    Figure("batching", "2 × overload, 50 ms deadlines: goodput ≥ 0.9 of capacity", "batching", number("goodput_of_capacity", 0.9, least=True)),
+    Figure("batching", "good calls beside misshapen ones and bad values: none fails", "poison", good_calls),
+    Figure("life cycle", "20 swaps under load: no call fails; p99 ≤ 2 × or + 5 ms", "swap", reached(swap_text)),
+    Figure("life cycle", "500 loads and unloads of 50 MB under load: memory ≤ +2 %", "reload_memory", reached(reload_text)),
+    Figure("life cycle", "200 models: all serve in ≤ 8 s, idle < 1 % of a core", "many_models", reached(many_text)),
     Figure("REST", "three floats, 16 connections: CPU ≤ constant uvicorn answer + 16 µs", "rest", rest_cpu),
     Figure("REST", "the same: ≥ 0.6 × the constant answer's throughput", "rest", rest_throughput),
+    *(
+        Figure("REST", f"JSON codec, {kind}, 1,000 × 784: {side} ≥ {bound} × Python", "json_codec",
+               number(f"json_{kind}_{side}_ratio", bound, " ×", least=True))
+        for kind in ("dense", "mnist") for side, bound in (("decode", 6), ("encode", 8))
+    ),
     Figure("REST", "one MNIST image as JSON: ≤ 70 µs of CPU", "rest", rest_image),
 )  # fmt: skip
 

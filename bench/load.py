@@ -21,6 +21,7 @@ import socket
 import struct
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -35,7 +36,23 @@ END_STREAM, END_HEADERS, ACK = 1, 4, 1
 SETTINGS_HEADER_TABLE_SIZE, SETTINGS_INITIAL_WINDOW_SIZE, SETTINGS_MAX_FRAME_SIZE = 1, 4, 5
 BIG_WINDOW = (1 << 31) - 1
 
+BESIDE = -1  # the number of the calls that are only there to keep the server busy
+
 Answer = tuple[int, bool]  # the call's number, whether it is right
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every call sends, and the size of a right answer (without gRPC's prefix).
+
+    `beside_calls` calls with the body `beside` are kept in flight on each gRPC connection, uncounted: bad neighbours."""
+
+    path: str
+    body: bytes
+    size: int
+    timeout_ms: int = 0
+    beside: bytes = b""
+    beside_calls: int = 0
 
 
 class Connection(Protocol):
@@ -65,6 +82,11 @@ def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
     return struct.pack(">IBI", len(payload) << 8 | kind, flags, stream) + payload
 
 
+def prefixed(message: bytes) -> bytes:
+    """As gRPC frames a message."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
 def literal(name: str, value: str) -> bytes:
     """A header field that is neither indexed nor compressed (names and values shorter than 127 bytes)."""
     return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
@@ -73,12 +95,14 @@ def literal(name: str, value: str) -> bytes:
 class GrpcConnection:
     """HTTP/2 as a gRPC client speaks it.  A call is right when it ends with exactly `size` bytes of DATA."""
 
-    def __init__(self, port: int, path: str, body: bytes, size: int) -> None:
+    def __init__(self, port: int, request: Request) -> None:
         self.sock = connect(port)
-        self.body = b"\0" + len(body).to_bytes(4, "big") + body
-        self.size = size + 5
-        fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost"}
+        self.body, self.beside = prefixed(request.body), prefixed(request.beside)
+        self.size = request.size + 5
+        fields = {":method": "POST", ":scheme": "http", ":path": request.path, ":authority": "localhost"}
         fields |= {"content-type": "application/grpc", "te": "trailers"}
+        if request.timeout_ms:
+            fields["grpc-timeout"] = f"{request.timeout_ms}m"
         self.block = b"".join(literal(name, value) for name, value in fields.items())
         settings = ((SETTINGS_HEADER_TABLE_SIZE, 0), (SETTINGS_INITIAL_WINDOW_SIZE, BIG_WINDOW))
         self.out = bytearray(PREFACE)
@@ -91,6 +115,8 @@ class GrpcConnection:
         self.window, self.initial, self.max_frame = 65535, 65535, 16384
         self.streams: dict[int, list[int]] = {}  # stream that still sends -> [its window, bytes sent]
         self.dead = False
+        for _ in range(request.beside_calls):
+            self.start(BESIDE)
 
     def idle(self) -> bool:
         return not self.dead
@@ -105,13 +131,14 @@ class GrpcConnection:
     def _send_data(self) -> None:
         """As much of the waiting bodies as the peer's windows allow, oldest stream first."""
         for stream, state in list(self.streams.items()):
+            body = self.beside if self.calls[stream][0] == BESIDE else self.body
             while True:
                 window, sent = state
-                count = min(len(self.body) - sent, window, self.window, self.max_frame)
+                count = min(len(body) - sent, window, self.window, self.max_frame)
                 if count <= 0:
                     break
-                last = sent + count == len(self.body)
-                self.out += frame(DATA, END_STREAM if last else 0, stream, self.body[sent : sent + count])
+                last = sent + count == len(body)
+                self.out += frame(DATA, END_STREAM if last else 0, stream, body[sent : sent + count])
                 state[:] = window - count, sent + count
                 self.window -= count
                 if last:
@@ -157,9 +184,12 @@ class GrpcConnection:
         elif kind == GOAWAY:
             self.dead = True
         if (kind in (DATA, HEADERS) and flags & END_STREAM) or kind == RST_STREAM:
-            number, got = self.calls.pop(stream, (-1, 0))
             self.streams.pop(stream, None)
-            ended.append((number, kind == HEADERS and got == self.size))
+            number, got = self.calls.pop(stream)
+            if number == BESIDE:
+                self.start(BESIDE)
+            else:
+                ended.append((number, kind == HEADERS and got == self.size))
 
     def _settings(self, payload: bytearray) -> None:
         for key, value in struct.iter_unpack(">HI", payload):
@@ -176,11 +206,11 @@ class GrpcConnection:
 class RestConnection:
     """HTTP/1.1 with keep-alive, one call at a time.  A call is right when it is 200 with a body of `size` bytes."""
 
-    def __init__(self, port: int, path: str, body: bytes, size: int) -> None:
+    def __init__(self, port: int, request: Request) -> None:
         self.sock = connect(port)
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        self.request = head.encode() + body
-        self.size = size
+        head = f"POST {request.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        self.request = f"{head}Content-Length: {len(request.body)}\r\n\r\n".encode() + request.body
+        self.size = request.size
         self.out = bytearray()
         self.received = bytearray()
         self.number: int | None = None
@@ -283,12 +313,23 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True, help="calls per second")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--timeout_ms", type=int, default=0, help="gRPC deadline of every call; 0 = none")
+    parser.add_argument(
+        "--beside", type=Path, help="a second request, kept in flight on the same connections"
+    )
+    parser.add_argument("--beside_calls", type=int, default=0, help="how many of those per connection")
     arguments = parser.parse_args()
     kind = GrpcConnection if arguments.face == "grpc" else RestConnection
-    body = arguments.body.read_bytes()
-    connections: list[Connection] = [
-        kind(arguments.port, arguments.path, body, arguments.size) for _ in range(arguments.connections)
-    ]
+    beside = arguments.beside.read_bytes() if arguments.beside else b""
+    request = Request(
+        arguments.path,
+        arguments.body.read_bytes(),
+        arguments.size,
+        arguments.timeout_ms,
+        beside,
+        arguments.beside_calls,
+    )
+    connections: list[Connection] = [kind(arguments.port, request) for _ in range(arguments.connections)]
     gaps = np.random.default_rng(11).exponential(1 / arguments.rate, int(arguments.rate * arguments.seconds))
     print(json.dumps(drive(connections, np.cumsum(gaps) + 0.05)))
 

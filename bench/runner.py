@@ -155,7 +155,7 @@ def alternate(
     """Runs every entry once per round, in turn, so that a slow minute of the machine hits all of them; name -> its samples."""
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for number in range(rounds):
-        order = list(runs) if number % 2 == 0 else list(reversed(runs))
+        order = list(runs) if number % 2 == 0 else list(runs)[::-1]
         for name in order:
             samples[name].append(runs[name]())
     return samples

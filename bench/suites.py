@@ -1,6 +1,6 @@
 """The named benches: which targets, which workloads, which pressure.
 
-Owns: the table SUITES and the loops behind it.  Every suite returns rows; a row names the workload, the target, the face, the
+Owns: the measuring loops.  Every suite returns rows; a row names the workload, the target, the face, the
 encoding and the pressure, and carries all samples beside their medians.  Must not know: how results are drawn or judged.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bench import bare, loads, workloads
@@ -23,6 +24,7 @@ from bench.targets import Target, all_targets
 from bench.workloads import Workload
 
 Row = dict[str, Any]
+Sample = dict[str, float]
 MODEL_OF_FLOORS = "half_plus_two"
 
 
@@ -33,11 +35,6 @@ class Effort:
     rounds: int
     seconds: float
     quick: bool = False
-
-
-FULL = Effort(5, 2.0)
-BRIEF = Effort(3, 1.0)
-QUICK = Effort(2, 0.5, quick=True)
 
 
 @dataclass(frozen=True)
@@ -266,13 +263,22 @@ def latency(effort: Effort) -> list[Row]:
     return rows
 
 
-def open_loop(process: Process, one: Case, rate: float) -> dict[str, float]:
-    """One run of bench.load in its own process."""
+def open_loop(
+    process: Process,
+    one: Case,
+    rate: float,
+    *,
+    beside: bytes = b"",
+    beside_calls: int = 0,
+    timeout_ms: int = 0,
+) -> Sample:
+    """One run of bench.load in its own process; `beside`, … as its flags."""
     port = process.launch.ports[one.face]
     size = (loads.grpc_once if one.face == "grpc" else loads.rest_once)(port, one.call)
-    with tempfile.NamedTemporaryFile(prefix="bench-body-") as body:
-        body.write(one.call.body)
-        body.flush()
+    with tempfile.TemporaryDirectory(prefix="bench-body-") as directory:
+        bodies = [Path(directory) / "body", Path(directory) / "beside"]
+        for path, content in zip(bodies, (one.call.body, beside), strict=True):
+            path.write_bytes(content)
         command = [
             *(
                 sys.executable,
@@ -282,13 +288,14 @@ def open_loop(process: Process, one: Case, rate: float) -> dict[str, float]:
                 f"--port={port}",
                 f"--path={one.call.path}",
             ),
-            *(f"--body={body.name}", f"--size={size}", f"--rate={rate}", f"--seconds={one.pressure.seconds}"),
-            f"--connections={one.pressure.connections}",
+            *(f"--body={bodies[0]}", f"--size={size}", f"--rate={rate}", f"--seconds={one.pressure.seconds}"),
+            *(f"--connections={one.pressure.connections}", f"--timeout_ms={timeout_ms}"),
+            *(f"--beside={bodies[1]}", f"--beside_calls={beside_calls}"),
         ]
         before = process.cpu_s()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
         cpu = process.cpu_s() - before
-    result: dict[str, float] = json.loads(done.stdout)
+    result: Sample = json.loads(done.stdout)
     return {**result, "cpu_us": cpu / max(result["ok"], 1) * 1e6}
 
 
@@ -316,37 +323,3 @@ def start(effort: Effort) -> list[Row]:
             {"workload": MODEL_OF_FLOORS, "target": name, "samples": samples, "median": medians(samples)}
         )
     return rows
-
-
-def micro(module: str) -> Callable[[Effort], list[Row]]:
-    """A bench that measures one part in one process: `python -m bench.MODULE ROUNDS` prints its figures as a JSON object."""
-
-    def run(effort: Effort) -> list[Row]:
-        command = [sys.executable, "-m", f"bench.{module}", str(effort.rounds)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300)
-        return [{"workload": module, "target": "in process", "figures": json.loads(done.stdout)}]
-
-    run.__doc__ = f"One part alone, in one process: bench/{module}.py."
-    return run
-
-
-SUITES: dict[str, Callable[[Effort], list[Row]]] = {
-    "start": start,
-    "transport": transport,
-    "rest": rest,
-    "sides": sides,
-    "concurrency": concurrency,
-    "payload": payload,
-    "batch_size": batch_size,
-    "latency": latency,
-    "codec": micro("codec"),
-    "batcher": micro("batcher"),
-}
-EFFORTS = {
-    "start": BRIEF,
-    "sides": BRIEF,
-    "concurrency": BRIEF,
-    "payload": BRIEF,
-    "batch_size": BRIEF,
-    "latency": BRIEF,
-}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds another kind of the core (debug, asan, tsan) beside the tree and runs pytest against it.
+# Builds another kind of the core (debug, asan, tsan) beside the tree and runs Python with it.
 #
-#   tools/variant.sh PYTHON KIND PYTEST_ARGUMENT...
+#   tools/variant.sh PYTHON KIND PYTHON_ARGUMENT...        for example: -m pytest tests/fastpath
 #
 # Owns: build/tree-KIND, a package directory of links to tfs/ with its own compiled module, put first on the path.  The release
 # module in the tree stays as it is.
@@ -34,4 +34,4 @@ if [ "$kind" = asan ] || [ "$kind" = tsan ]; then
     export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
     export TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0:suppressions=$root/tools/tsan.supp
 fi
-exec "$python" -m pytest -p no:cacheprovider "$@"
+exec "$python" "$@"

@@ -29,10 +29,18 @@ LAYERS: list[tuple[str, str, set[str]]] = [
     ("tfs.lifecycle", "lifecycle", {"servable", "core", "files", "config", "messages", "errors"}),
     ("tfs.service", "service", {"lifecycle", "servable", "core", "messages", "errors", "metrics"}),
     ("tfs.transport", "transport", {"service", "lifecycle", "core", "messages", "errors", "metrics"}),
+    ("tfs.op_packages", "servable", {"core", "errors"}),
+    ("tfs.batching", "servable", {"core", "config", "errors"}),
+    ("tfs.logs", "logs", set()),
+    (
+        "tfs.assembly",
+        "server",
+        {"transport", "service", "lifecycle", "servable", "core", "config", "messages", "errors", "metrics"},
+    ),
     (
         "tfs.server",
         "server",
-        {"transport", "service", "lifecycle", "servable", "core", "config", "messages", "errors", "metrics"},
+        {"logs", "transport", "service", "lifecycle", "servable", "core", "config", "messages", "errors", "metrics"},
     ),
     ("tfs.client", "client", {"errors"}),
 ]

@@ -82,4 +82,8 @@ class SyntheticWarmUp(Generic[S]):
             try:
                 self._run(servable, request)
             except TfsError as e:
-                log.info("A request of zeros for signature %s warmed up nothing: %s", name, e.status_text)
+                log.info(
+                    "A request of zeros for signature %s warmed up nothing: %s",
+                    name,
+                    e.status_text.partition("\n")[0],
+                )

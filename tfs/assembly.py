@@ -1,0 +1,292 @@
+"""The parts of one server process and how they hang together.
+
+Owns: one instance of each part; which transport serves gRPC; the ready lines.  Part of the composition root: the only modules that
+may import everything below.  Must not know: how any part works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from tfs import _fastpath, config, messages, servable
+from tfs._fastpath import Engine, LoadedServable, Mailbox
+from tfs.errors import Code
+from tfs.lifecycle.options import LifecycleOptions
+from tfs.lifecycle.server_core import ServerCore
+from tfs.lifecycle.server_core import build as build_server_core
+from tfs.lifecycle.synthetic import SyntheticWarmUp
+from tfs.lifecycle.warmup import WarmUp, WarmUpStats
+from tfs.metrics import Metrics, Sources
+from tfs.service import examples, openapi
+from tfs.service.metadata import MetadataService
+from tfs.service.methods import API_NAMES, SERVICES, Handler, method_table
+from tfs.service.model import ModelService
+from tfs.transport import health, pages, reflection, rest, rest_protocol
+from tfs.transport.grpc_aio import GrpcServer, GrpcSettings
+from tfs.transport.native_bridge import NativeBridge
+from tfs.transport.tls import TlsFiles, server_context
+
+_log = logging.getLogger("tfs.server")
+
+# Request bytes that the native transport holds at once before it stops giving HTTP/2 windows: four of the largest usual tensors
+# (64 MiB) with as much again in flight.
+_NATIVE_BYTE_BUDGET = 512 << 20
+
+
+@dataclass(slots=True)
+class Parts:
+    """Everything that runs. `start_models` and `close` block (a thread); the coroutines belong to the loop of the mailbox."""
+
+    prepared: config.Prepared
+    engine: Engine
+    mailbox: Mailbox
+    core: ServerCore[LoadedServable]
+    methods: dict[str, Handler]
+    rest_app: rest.RestApp
+    health: health.Health
+    grpc_server: GrpcServer | None = None
+    native: _fastpath.NativeServer | None = None
+    bridge: NativeBridge | None = None
+    rest_server: rest_protocol.RestServer | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def start_models(self) -> None:
+        """Blocks until every model has a version that serves; raises the start-up error."""
+        self.core.start(self.prepared.models)
+
+    async def open_ports(self) -> None:
+        """gRPC first, then REST, each announced by the reference's ready line. Raises TfsError for an address that is taken."""
+        asyncio.get_running_loop().add_reader(self.mailbox.fileno(), self.mailbox.drain)
+        self.health.set_serving(True)
+        await self._open_grpc()
+        await self._open_rest()
+
+    async def drain(self, grace_s: float) -> None:
+        """Tells health checks, accepts nothing more, waits for the calls under way for `grace_s`, cuts off the rest."""
+        self.health.set_serving(False)
+        waits = []
+        if self.rest_server is not None:
+            waits.append(self.rest_server.stop(grace_s))
+        if self.grpc_server is not None:
+            waits.append(self.grpc_server.stop(grace_s))
+        if self.native is not None:
+            waits.append(self._drain_native(self.native, grace_s))
+        await asyncio.gather(*waits)
+        asyncio.get_running_loop().remove_reader(self.mailbox.fileno())
+        self.mailbox.close()
+
+    def close(self) -> None:
+        """Unloads every model and ends the core's threads. Blocks."""
+        if self.native is not None:
+            self.native.close()
+        self.core.close()
+        self.engine.close()
+
+    # -- gRPC
+
+    async def _open_grpc(self) -> None:
+        settings = self.prepared.settings
+        addresses = [f"{settings.bind_address}:{settings.port}"] if settings.port else []
+        if settings.grpc_socket_path:
+            addresses.append(f"unix:{settings.grpc_socket_path}")
+        reason = native_refusal(self.prepared)
+        if settings.grpc_transport != "grpcio" and reason is None:
+            ports = self._start_native(addresses)
+        else:
+            if reason is not None and settings.grpc_transport != "grpcio":
+                _log.log(
+                    logging.WARNING if settings.grpc_transport == "native" else logging.INFO,
+                    "gRPC is served by grpcio: %s",
+                    reason,
+                )
+            ports = await self._start_grpcio(addresses)
+        for address, port in zip(addresses, ports, strict=True):
+            if address.startswith("unix:"):
+                _log.info("Running gRPC ModelServer at UNIX socket %s ...", address.removeprefix("unix:"))
+            else:
+                _log.info("Running gRPC ModelServer at %s:%d ...", settings.bind_address, port)
+
+    def _start_native(self, addresses: list[str]) -> list[int]:
+        settings = self.prepared.settings
+        methods = dict(self.methods)
+        if settings.enable_grpc_healthcheck_service:
+            methods[health.CHECK] = self.health.check
+        self.native = _fastpath.NativeServer(
+            self.engine,
+            addresses=addresses,
+            io_threads=settings.grpc_io_threads,
+            cold=list(methods),
+            max_message_bytes=settings.grpc_max_message_bytes,
+            byte_budget=_NATIVE_BYTE_BUDGET,
+            max_connections=settings.max_connections,
+            arguments=dict(self.prepared.grpc_arguments),
+        )
+        for name in self.native.ignored_arguments:
+            _log.warning("--grpc_channel_arguments: %s has no effect on the native transport", name)
+        self.bridge = NativeBridge(self.native, methods)
+        self.bridge.start()
+        return self.native.ports
+
+    async def _start_grpcio(self, addresses: list[str]) -> list[int]:
+        settings = self.prepared.settings
+        self.grpc_server = GrpcServer(
+            GrpcSettings(
+                addresses=addresses,
+                tls=tls_files(self.prepared.ssl),
+                max_receive_bytes=settings.grpc_max_message_bytes,
+                channel_arguments=self.prepared.grpc_arguments,
+            ),
+            self.engine,
+            self.mailbox,
+            self.methods,
+            health=self.health if settings.enable_grpc_healthcheck_service else None,
+            reflection=reflection.Reflection(messages.pool(), SERVICES),
+        )
+        return await self.grpc_server.start()
+
+    async def _drain_native(self, native: _fastpath.NativeServer, grace_s: float) -> None:
+        native.drain(grace_s)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, native.wait_drained, grace_s + 1.0)
+        if self.bridge is not None:
+            await self.bridge.stop()
+
+    # -- REST
+
+    async def _open_rest(self) -> None:
+        settings = self.prepared.settings
+        if not settings.rest_api_port:
+            return
+        if settings.rest_api_port == settings.port:
+            _log.error("--rest_api_port is the gRPC port %d: the REST API is off", settings.port)
+            return
+        tls = tls_files(self.prepared.rest_ssl)
+        self.rest_server = rest_protocol.RestServer(
+            self.rest_app,
+            address=settings.bind_address,
+            port=settings.rest_api_port,
+            header_timeout_s=settings.rest_header_timeout_seconds,
+            body_timeout_s=settings.rest_body_timeout_seconds,
+            tls=server_context(tls) if tls is not None else None,
+        )
+        await self.rest_server.start()
+        _log.info("Exporting HTTP/REST API at:localhost:%d ...", self.rest_server.port)
+
+
+def native_refusal(prepared: config.Prepared) -> str | None:
+    """Why the native transport cannot serve these settings, None when it can."""
+    if not hasattr(_fastpath, "NativeServer"):
+        return "this build has no native transport (libnghttp2 was not found)"
+    if prepared.ssl is not None:
+        return "the native transport has no TLS (--ssl_config_file)"
+    return None
+
+
+def tls_files(ssl: config.Ssl | None) -> TlsFiles | None:
+    """The transport's form of an SSLConfig."""
+    if ssl is None:
+        return None
+    return TlsFiles(ssl.server_key.encode(), ssl.server_cert.encode(), ssl.custom_ca.encode() or None, ssl.client_verify)
+
+
+def build(prepared: config.Prepared) -> Parts:
+    """Makes every part; nothing is loaded or bound yet. TensorFlow must be in the process. Loop thread."""
+    settings = prepared.settings
+    engine = Engine(
+        max_runners=settings.max_runners,
+        max_runners_per_model=settings.max_runners_per_model,
+        max_queued_calls=settings.max_queued_calls,
+        max_queued_bytes=settings.max_queued_bytes,
+        tensor_content=settings.enable_serialization_as_tensor_content,
+        check_method_names=settings.enable_signature_method_name_check,
+    )
+    mailbox = engine.mailbox()
+    warm_ups = WarmUpStats()
+    metrics = Metrics(
+        Sources(
+            counters=engine.counters,
+            api_names=API_NAMES,
+            status_names=[code.name for code in Code],
+            warm_ups=warm_ups.rows,
+        )
+    )
+    core = _server_core(prepared, engine, warm_ups, metrics)
+    example_service = examples.ExampleService(
+        engine,
+        mailbox,
+        check_method_names=settings.enable_signature_method_name_check,
+        count_examples=metrics.count_examples,
+    )
+    metadata = MetadataService(engine)
+    model = ModelService(core, metrics.first_value)
+    monitoring = prepared.monitoring
+    app = rest.RestApp(
+        rest.RestSettings(
+            timeout_ms=settings.rest_api_timeout_in_ms,
+            cors=settings.rest_api_enable_cors_support,
+            max_body_bytes=settings.rest_max_body_bytes,
+        ),
+        engine,
+        mailbox,
+        examples=example_service,
+        metadata=metadata,
+        model=model,
+        pages=pages.pages(
+            reference_path=monitoring.path if monitoring.enabled else None,
+            reference_metrics=metrics.reference_page,
+            metrics=metrics.standard_page,
+            openapi=lambda: openapi.document(engine, core.model_names),
+        ),
+    )
+    return Parts(
+        prepared=prepared,
+        engine=engine,
+        mailbox=mailbox,
+        core=core,
+        methods=method_table(example_service, metadata, model),
+        rest_app=app,
+        health=health.Health(),
+    )
+
+
+def _server_core(
+    prepared: config.Prepared, engine: Engine, warm_ups: WarmUpStats, metrics: Metrics
+) -> ServerCore[LoadedServable]:
+    settings, loading = prepared.settings, prepared.loading
+    loader = servable.ServableLoader(
+        tags=loading.saved_model_tags,
+        session_config=loading.session_config,
+        ensure_ops=lambda error_text: False,
+        configure=lambda loaded, path: None,
+        count_load=metrics.count_load,
+    )
+    synthetic = SyntheticWarmUp(
+        lambda loaded: loaded.signature_defs, lambda loaded, name: loaded.is_stateless(name), engine.run_on
+    )
+    warm_up = WarmUp(
+        lambda loaded, record: examples.replay(engine, loaded, record),
+        loading.warmup_iterations,
+        warm_ups,
+        synthetic if settings.synthetic_warmup else None,
+    )
+    return build_server_core(
+        LifecycleOptions(
+            file_system_poll_wait_seconds=settings.file_system_poll_wait_seconds,
+            model_config_file_poll_wait_seconds=settings.model_config_file_poll_wait_seconds,
+            max_num_load_retries=settings.max_num_load_retries,
+            load_retry_interval_micros=settings.load_retry_interval_micros,
+            num_load_threads=settings.num_load_threads,
+            num_unload_threads=settings.num_unload_threads,
+            aspired_version_policy=settings.aspired_version_policy,
+            allow_version_labels_for_unavailable_models=settings.allow_version_labels_for_unavailable_models,
+            allow_partial_startup=settings.allow_partial_startup,
+            platforms=loading.platforms,
+            unload_grace_s=settings.unload_grace_seconds,
+        ),
+        loader.load,
+        warm_up if loading.enable_model_warmup else None,
+        engine.publish,
+        settings.model_server_config if settings.model_config_file else None,
+    )

@@ -1,0 +1,338 @@
+"""The REST API as a bare ASGI application: routes, bodies, status codes, headers.
+
+Owns: HTTP on our side: which answer has which status and headers, gzip both ways, CORS, the body limit.  Runs under `RestServer`
+(scope["target"] is the raw request target, scope["connection"] the protocol), in the loop of the mailbox.
+Must not know: tensors.  Predict goes from body bytes to reply bytes inside the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from tfs import messages
+from tfs._fastpath import ENTRY_REST, METHOD_CLASSIFY, METHOD_OTHER, METHOD_REGRESS, Engine, Mailbox
+from tfs.errors import Code, TfsError
+from tfs.service import example_json
+from tfs.service.examples import ExampleService
+from tfs.service.metadata import MetadataService
+from tfs.service.model import ModelService
+from tfs.service.waiting import outcome, settle
+from tfs.transport import rest_routes as routes
+from tfs.transport.rest_protocol import error_body
+from tfs.transport.rest_routes import Route
+
+_log = logging.getLogger(__name__)
+
+_HTTP: Final[dict[int, int]] = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+_METHODS: Final = {routes.CLASSIFY: METHOD_CLASSIFY, routes.REGRESS: METHOD_REGRESS}
+_JSON: Final = b"application/json"
+_CORS: Final = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"POST, GET"),
+    (b"access-control-allow-headers", b"Content-Type"),
+]
+_WATCHED: Final = frozenset(
+    {b"accept-encoding", b"content-encoding", b"content-length", b"expect", b"origin"}
+)
+# Smaller answers are not worth the client's time; larger bodies are (de)compressed off the loop.
+GZIP_MIN_BYTES: Final = 4096
+_GZIP_THREAD_BYTES: Final = 1 << 16
+# What the reference allows a gzip trailer to declare.
+_GUNZIP_LIMIT: Final = 104_857_600
+_CACHED_ROUTES: Final = 1024
+
+
+class Page(NamedTuple):
+    """An answer that is not of the API: metrics, OpenAPI."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+
+
+# path, then query and fragment ("" when there are none) -> page
+MakePage = Callable[[bytes, bytes], Page]
+
+
+@dataclass(frozen=True, slots=True)
+class RestSettings:
+    """`timeout_ms` <= 0: none. `max_body_bytes` counts after gunzip; 0: any."""
+
+    timeout_ms: int = 30_000
+    cors: bool = False
+    max_body_bytes: int = 1 << 30
+
+
+class _Refused(Exception):
+    """A request that ends before it means anything."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+class _Gone(Exception):
+    """The client left before its request was complete."""
+
+
+class RestApp:
+    """The ASGI application; loop thread of the mailbox."""
+
+    def __init__(
+        self,
+        settings: RestSettings,
+        engine: Engine,
+        mailbox: Mailbox,
+        *,
+        examples: ExampleService,
+        metadata: MetadataService,
+        model: ModelService,
+        pages: Mapping[bytes, MakePage],
+    ) -> None:
+        """`pages`: exact path -> what answers it, whatever the method; looked up before the API."""
+        self._engine, self._mailbox = engine, mailbox
+        self._examples, self._metadata, self._model = examples, metadata, model
+        self._pages = pages
+        self._limit = settings.max_body_bytes
+        self._timeout_ns = settings.timeout_ms * 1_000_000 if settings.timeout_ms > 0 else None
+        self._extra = _CORS if settings.cors else []
+        self._routes: dict[tuple[str, bytes], Route] = {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request. `scope` is uvicorn's, with `target` and `connection` added by RestProtocol."""
+        headers = {name: value for name, value in scope["headers"] if name in _WATCHED}
+        try:
+            if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
+                raise _Refused(417, "The only expectation that this server meets is 100-continue")
+            route = self._routes.get((scope["method"], scope["target"]))
+            if route is None:
+                await self._first_time(scope, headers, receive, send)
+            elif route.action == routes.PREDICT:
+                body = await self._body(headers, receive)
+                status, answer = await self._predict(route, body, scope["connection"])
+                await self._reply(send, headers, status, answer, self._extra)
+            else:
+                await self._other(scope, headers, receive, send)
+        except _Refused as refused:
+            # A client that was promised a 100 keeps its body for itself: where the next request begins is anybody's guess.
+            close = [(b"connection", b"close")] if b"expect" in headers else []
+            await self._reply(send, headers, refused.status, error_body(refused.message), self._extra + close)
+        except _Gone:
+            pass
+
+    # -- what is not yet known to be a route
+
+    async def _first_time(self, scope: Any, headers: dict[bytes, bytes], receive: Any, send: Any) -> None:
+        method: str = scope["method"]
+        if method not in routes.METHODS:
+            raise _Refused(501, f"Method {method} is not implemented")
+        split = routes.split_target(scope["target"])
+        if split is None:
+            raise _Refused(400, "The request target is not a valid URI")
+        path, full_path = split
+        make_page = self._pages.get(path)
+        if make_page is not None:
+            page = make_page(path, full_path[len(path) :])
+            await self._reply(send, headers, page.status, page.body, [], content_type=page.content_type)
+        elif not routes.is_api(full_path):
+            await self._reply(
+                send, headers, 404, error_body(f"Not found: {method} {full_path.decode('ascii')}"), []
+            )
+        elif method == "OPTIONS":
+            await self._preflight(headers, send)
+        else:
+            try:
+                route = routes.find(method, full_path)
+            except routes.NoNumber:
+                self._count("", METHOD_OTHER, Code.INVALID_ARGUMENT, time.monotonic_ns())
+                await self._reply(send, headers, 400, b"", self._extra)
+            except TfsError as error:
+                self._count("", METHOD_OTHER, error.code, time.monotonic_ns())
+                await self._reply(send, headers, _HTTP[error.code], error_body(error.message), self._extra)
+            else:
+                if len(self._routes) >= _CACHED_ROUTES:
+                    self._routes.clear()
+                self._routes[method, scope["target"]] = route
+                await self(scope, receive, send)
+
+    async def _preflight(self, headers: dict[bytes, bytes], send: Any) -> None:
+        """OPTIONS of anything under /v1/: only the Origin is looked at."""
+        started = time.monotonic_ns()
+        origin = headers.get(b"origin", b"")
+        known = b"http://" in origin or b"https://" in origin
+        self._count("", METHOD_OTHER, Code.OK if known else Code.FAILED_PRECONDITION, started)
+        await self._reply(send, headers, 200 if known else 400, b"", self._extra)
+
+    # -- the API
+
+    async def _predict(self, route: Route, body: bytes, connection: Any) -> tuple[int, bytes]:
+        future: asyncio.Future[bytes | TfsError] = asyncio.get_running_loop().create_future()
+        try:
+            answer = self._engine.predict_json(
+                self._mailbox,
+                body,
+                route.model,
+                route.version,
+                route.label,
+                self._timeout_ns,
+                lambda result: settle(future, result),
+            )
+            if type(answer) is bytes:
+                return 200, answer
+            connection.abandoned = answer.cancel  # type: ignore[union-attr]
+            try:
+                return 200, await outcome(answer, future)
+            finally:
+                connection.abandoned = None
+        except TfsError as error:
+            return _HTTP[error.code], error_body(error.message)
+        except Exception as error:
+            return _unexpected(route, error)
+
+    async def _other(self, scope: Any, headers: dict[bytes, bytes], receive: Any, send: Any) -> None:
+        route = self._routes[scope["method"], scope["target"]]
+        started = time.monotonic_ns()
+        code = Code.OK
+        try:
+            if route.action in _METHODS:
+                answer = await self._by_example(route, await self._body(headers, receive))
+            elif route.action == routes.METADATA:
+                answer = self._metadata.json(route.model, route.version, route.label)
+            elif route.action == routes.STATUS:
+                answer = self._model.status_json(route.model, route.version)
+            else:
+                answer = self._model.list_json()
+            status = 200
+        except TfsError as error:
+            code, status, answer = error.code, _HTTP[error.code], error_body(error.message)
+        except (_Refused, _Gone):
+            raise
+        except Exception as error:
+            code, (status, answer) = Code.INTERNAL, _unexpected(route, error)
+        self._count(route.model, _METHODS.get(route.action, METHOD_OTHER), code, started)
+        await self._reply(send, headers, status, answer, self._extra)
+
+    async def _by_example(self, route: Route, body: bytes) -> bytes:
+        """Classify or regress: JSON -> Examples -> one run -> JSON."""
+        decoded = example_json.decode(body)
+        spec = messages.ModelSpec(name=route.model, signature_name=decoded.signature_name)
+        if route.version is not None:
+            spec.version.value = route.version
+        elif route.label is not None:
+            spec.version_label = route.label
+        response = await self._examples.single(
+            _METHODS[route.action], spec, decoded.examples, self._timeout_ns, ENTRY_REST
+        )
+        return example_json.ENCODERS[route.action](response)
+
+    def _count(self, model: str, method: int, code: Code, started_ns: int) -> None:
+        self._engine.count_request(model, method, ENTRY_REST, int(code), time.monotonic_ns() - started_ns)
+
+    # -- bodies
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Any) -> bytes:
+        """The whole request body, gunzipped; raises _Refused (413) or _Gone."""
+        limit = self._limit
+        if limit and int(headers.get(b"content-length", b"0")) > limit:
+            raise _too_large(limit)
+        event = await receive()
+        body: bytes = event.get("body", b"")
+        if event.get("more_body"):
+            parts, size = [body], len(body)
+            while event.get("more_body"):
+                if limit and size > limit:
+                    raise _too_large(limit)
+                event = await receive()
+                parts.append(event.get("body", b""))
+                size += len(parts[-1])
+            body = b"".join(parts)
+        if event["type"] == "http.disconnect":
+            raise _Gone
+        if limit and len(body) > limit:
+            raise _too_large(limit)
+        if b"gzip" in headers.get(b"content-encoding", b""):
+            if len(body) < _GZIP_THREAD_BYTES:
+                return gunzip(body, limit)
+            return await asyncio.to_thread(gunzip, body, limit)
+        return body
+
+    async def _reply(
+        self,
+        send: Any,
+        headers: dict[bytes, bytes],
+        status: int,
+        body: bytes,
+        extra: list[tuple[bytes, bytes]],
+        *,
+        content_type: bytes = _JSON,
+    ) -> None:
+        answer = [(b"content-type", content_type), *extra]
+        if len(body) >= GZIP_MIN_BYTES and _wants_gzip(headers):
+            if len(body) < _GZIP_THREAD_BYTES:
+                body = gzip.compress(body, 1)
+            else:
+                body = await asyncio.to_thread(gzip.compress, body, 1)
+            answer += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
+        answer.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": answer})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _too_large(limit: int) -> _Refused:
+    return _Refused(413, f"The request body is larger than {limit} bytes (--rest_max_body_bytes)")
+
+
+def _unexpected(route: Route, error: Exception) -> tuple[int, bytes]:
+    """A fault of ours: the caller learns that much and no more."""
+    _log.error("REST %s of model %r failed", route.action, route.model, exc_info=error)
+    return 500, error_body("Internal error; the server's log has the details")
+
+
+def _wants_gzip(headers: dict[bytes, bytes]) -> bool:
+    for item in headers.get(b"accept-encoding", b"").lower().split(b","):
+        name, _, parameters = item.partition(b";")
+        if name.strip() in (b"gzip", b"x-gzip", b"*"):
+            return parameters.replace(b" ", b"") not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
+    return False
+
+
+def gunzip(body: bytes, limit: int) -> bytes:
+    """The content of one gzip member; what is no such thing, or declares too much, is an empty body, as in the reference.
+
+    Raises _Refused (413) when the content is within the reference's limit and beyond `limit` (0: any)."""
+    declared = int.from_bytes(body[-4:], "little")
+    if declared > _GUNZIP_LIMIT:
+        return b""
+    if limit and declared > limit:
+        raise _too_large(limit)
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        content = unpacker.decompress(body, declared + 1)
+    except zlib.error:
+        return b""
+    return content if unpacker.eof and len(content) == declared and not unpacker.unused_data else b""

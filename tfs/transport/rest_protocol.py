@@ -1,0 +1,250 @@
+"""uvicorn, made to fit: signals stay ours, slow clients are dropped, the raw target and the limits reach the application.
+
+Owns: the subclasses of uvicorn's protocol and server, the timeouts of reading a request, the answers to what is not HTTP.
+Must not know: routes, models.  Loop thread only.
+
+The reading timeouts cost nothing per request: a connection notes when it began to read and when it last got something, and one
+sweep per second over the connections closes those that take too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+from collections.abc import Callable, Generator
+from typing import Any
+
+import httptools
+import uvicorn
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from tfs.errors import Internal
+
+# Request line and headers together; the reference has no limit, others stop at 8 to 64 KiB.
+MAX_HEADER_BYTES = 1 << 20
+# A body that comes in dribs keeps its connection and its memory: below this rate (over its whole time) it is given up.
+MIN_BODY_BYTES_PER_S = 1024
+# So much of a body is read after its request was refused, so that the client sees the answer and not a reset.
+MAX_DISCARDED_BYTES = 64 << 20
+_SWEEP_S = 1.0
+_KEEP_ALIVE_S = 50  # as the reference's idle timeout
+_BACKLOG = 2048
+
+
+class RestProtocol(HttpToolsProtocol):
+    """One connection. `config.header_timeout_s` and `body_timeout_s` come from `RestServer`; 0 switches one off."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.began: float | None = (
+            None  # loop time at which reading the present request began; None: not reading
+        )
+        self.heard: float = 0.0  # loop time of the last bytes of a body
+        self.in_body = False
+        self.received = 0  # bytes of the part that is being read: headers, then body
+        self.abandoned: Callable[[], None] | None = (
+            None  # what the application wants called when the client leaves
+        )
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.began = self.loop.time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.abandoned is not None:
+            self.abandoned()
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        if self.parser is None:  # closed, and bytes were still on their way
+            return
+        if self.in_body:
+            self.heard = self.loop.time()
+        else:
+            self.received += len(data)
+            if self.received > MAX_HEADER_BYTES:
+                self.refuse(431, f"The request's headers are longer than {MAX_HEADER_BYTES} bytes")
+                return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserInvalidMethodError:
+            self.refuse(501, "The method is not known to this server")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._refuse_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self.refuse(400, f"This is not HTTP/1.1: {error}")
+
+    def _refuse_upgrade(self, rest: bytes) -> None:
+        """Goes on in HTTP/1.1. The parser has taken the body for another protocol, so the request is read again without the offer."""
+        if self.parser.get_method() == b"CONNECT":
+            self.refuse(501, "The method is not known to this server")
+            return
+        kept = [(name, value) for name, value in self.headers if name not in (b"upgrade", b"connection")]
+        head = b"".join(b"%s: %s\r\n" % header for header in kept)
+        line = b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+        self.parser = httptools.HttpRequestParser(self)
+        self.in_body, self.received = False, 0
+        self.data_received(line + head + b"\r\n" + rest)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.began = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # and `_refuse_upgrade` comes next
+        self.in_body, self.received = True, 0
+        self.heard = self.began = self.loop.time()
+        self.scope["target"] = self.url  # type: ignore[typeddict-unknown-key]
+        self.scope["connection"] = self  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.received += len(body)
+        super().on_body(body)
+        if self.cycle.response_complete and self.received > MAX_DISCARDED_BYTES:
+            self.transport.close()
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self.began, self.in_body, self.received = None, False, 0
+        super().on_message_complete()
+
+    def too_slow(self, now: float, header_timeout_s: float, body_timeout_s: float) -> bool:
+        """Whether the client has had its time to send the headers, or the body."""
+        if self.began is None or self.flow.read_paused:
+            return False
+        if not self.in_body:
+            return bool(header_timeout_s) and now - self.began > header_timeout_s
+        if not body_timeout_s:
+            return False
+        allowed = body_timeout_s + self.received / MIN_BODY_BYTES_PER_S
+        return now - self.heard > body_timeout_s or now - self.began > allowed
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answers a connection whose request never reached the application, and closes it."""
+        if self.transport.is_closing():
+            return
+        self.began = None
+        cycle = self.cycle
+        begun = cycle is not None and cycle.response_started
+        if not begun or (cycle.response_complete and not self.in_body):
+            body = error_body(message)
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
+                body
+            )
+            self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()
+
+
+def error_body(message: str) -> bytes:
+    """The JSON of an error, laid out as the reference does."""
+    text = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    return b'{\n    "error": ' + text + b"\n}"
+
+
+class RestServer(uvicorn.Server):
+    """A uvicorn server that runs inside our loop: `start`, then `stop`. Signals are the composition root's business."""
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        address: str,
+        port: int,
+        header_timeout_s: float,
+        body_timeout_s: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Binds at once (port 0: any free one), raising Internal that names the address."""
+        self._timeouts = header_timeout_s, body_timeout_s
+        self._socket = _bind(address, port)
+        config = Config(
+            app,
+            http=RestProtocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+        config.load()
+        config.ssl = tls
+        super().__init__(config)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def start(self) -> None:
+        """Accepts connections when it returns."""
+        self.lifespan = self.config.lifespan_class(self.config)
+        await self.startup(sockets=[self._socket])
+        self._tasks = [asyncio.create_task(self.main_loop()), asyncio.create_task(self._sweep())]
+
+    async def stop(self, grace_s: float) -> None:
+        """Accepts nothing more, lets requests under way finish for `grace_s`, then closes what is left."""
+        self.should_exit = True
+        self.config.timeout_graceful_shutdown = max(1, round(grace_s))
+        self._tasks[1].cancel()
+        await self.shutdown(sockets=[self._socket])
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = loop.time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, RestProtocol) and connection.too_slow(now, *self._timeouts):
+                    connection.refuse(408, "The request took too long to arrive")
+
+
+def _bind(address: str, port: int) -> socket.socket:
+    """A listening address; every interface means IPv6 and IPv4 where there is IPv6."""
+    everywhere = address in ("", "0.0.0.0", "::")
+    wanted = (
+        [("::", socket.AF_INET6), ("0.0.0.0", socket.AF_INET)]
+        if everywhere
+        else [(address, _family(address))]
+    )
+    problem: OSError | None = None
+    for host, family in wanted:
+        try:
+            listener = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            problem = error
+            continue
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if everywhere else 1)
+            listener.bind((host, port))
+            listener.setblocking(False)
+            return listener
+        except OSError as error:
+            listener.close()
+            problem = error
+    raise Internal(f"REST cannot listen on {address}:{port}: {problem.strerror if problem else 'no address'}")
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
