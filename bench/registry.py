@@ -42,6 +42,7 @@ SUITES: dict[str, Callable[[Effort], list[Row]]] = {
     "payload": suites.payload,
     "batch_size": suites.batch_size,
     "codec": micro("codec"),
+    "batcher": micro("batcher"),
     "json_codec": micro("json_codec"),
     "engine": micro("engine"),
     "batching": stress.batching,
@@ -55,6 +56,7 @@ EFFORTS = dict.fromkeys(SUITES, BRIEF) | {
     "transport": FULL,
     "rest": FULL,
     "codec": FULL,
+    "batcher": FULL,
     "json_codec": FULL,
     "engine": FULL,
 }

@@ -38,6 +38,32 @@ def json_excerpt(body: bytes) -> str:
 _Histogram: TypeAlias = tuple[list[int], float, int]
 
 @type_check_only
+class _BatchSeries(TypedDict):
+    """Batching of one model and signature. Signatures over the same tensors share batches, and count under the first that came."""
+
+    wait: _Histogram  # per call, from the door to the start of its run; 52 limits 100 * 1.2**i
+    size: _Histogram  # rows per batch without padding; 14 limits 2**i
+    calls: int  # calls that were run
+    rows: int
+    padding_rows: int
+    reruns: int  # runs made to part good calls from bad ones
+    spoiled: int  # calls that may have got another call's error: a graph with state, or the budget of reruns was spent
+    skipped: int  # calls whose deadline passed, or that were cancelled, before they were run
+    queued_calls: int  # now
+    queued_rows: int
+
+@type_check_only
+class _BatchCounters(TypedDict):
+    """What `BatchThreads.counters` gives: a part of _Counters."""
+
+    queuing: _Histogram
+    batches: int
+    input_size: _Histogram
+    processed_size: _Histogram
+    padding: dict[int, _Histogram]
+    batching: dict[tuple[str, str], _BatchSeries]
+
+@type_check_only
 class _Counters(TypedDict):
     """What `Engine.counters` gives. Models are names, methods METHOD_*, entries ENTRY_*, codes canonical codes; times are microseconds."""
 
@@ -51,6 +77,7 @@ class _Counters(TypedDict):
     input_size: _Histogram  # rows of each input tensor of each batched call; 14 limits 2**i
     processed_size: _Histogram  # rows of each batch after rounding up; 14 limits 2**i
     padding: dict[int, _Histogram]  # size of the batch run -> rows of padding; 14 limits 2**i
+    batching: dict[tuple[str, str], _BatchSeries]  # (model, signature), once a call was batched
     queued_calls: int  # now, in the whole process
     queued_bytes: int
     running: int
@@ -80,8 +107,11 @@ class LoadedServable:
     def define_union(self, signatures: Sequence[str]) -> str:
         """Makes (once) a hidden signature that feeds the distinct input tensors and fetches the distinct output tensors of
         `signatures` in one run; returns its name, to be used as signature_name. Aliases are tensor names ("node:0"). Any thread."""
-    def enable_batching(self, **parameters: Any) -> None:
-        """Before publishing. Parameters as in BatchingParameters; raises InvalidArgument with the reference's texts."""
+    def enable_batching(self, threads: BatchThreads, **parameters: Any) -> None:
+        """Before publishing: calls are joined to batches that `threads` run. Fields of BatchingParameters, None = the reference's
+        default; `num_batch_threads` and `thread_pool_name` are not looked at. Raises InvalidArgument with the reference's texts."""
+    def update_batching(self, **parameters: Any) -> None:
+        """New settings for the batches to come, while calls run; nothing where batching is off. Any thread. Raises as above."""
     def is_stateless(self, signature: str) -> bool:
         """Whether all ops of `signature` are known to have no state, so that one more run changes nothing. False if there is no such
         signature. Any thread, before `close`."""
@@ -89,6 +119,16 @@ class LoadedServable:
         """After it left the map: waits (without the GIL) until no call holds it; False when the time is up."""
     def close(self) -> None:
         """TF_CloseSession (runs in flight end CANCELLED), waits for the last hold, frees everything. Idempotent. Not on the loop thread."""
+
+class BatchThreads:
+    """The threads that run batches, one object per process, shared by all servables enabled with it."""
+
+    def __init__(self, threads: int, name: str = "batch_threads") -> None:
+        """`threads` 0: none, batches are taken by hand (tests). Raises InvalidArgument, or Unavailable when none could be started."""
+    def counters(self) -> _BatchCounters:
+        """A snapshot. Any thread."""
+    def close(self) -> None:
+        """Runs what is queued, then joins the threads; nothing may be submitted any more. Idempotent. `Engine.close` does it first."""
 
 class Ticket:
     """A call under way."""
@@ -121,6 +161,7 @@ class Engine:
         max_queued_bytes: int = 0,
         tensor_content: bool = False,
         check_method_names: bool = False,
+        batch_threads: BatchThreads | None = None,
     ) -> None:
         """0 means the default of the constant of that name in `_fast/runner.pxi`."""
     def publish(
@@ -302,3 +343,50 @@ def _probe_http2_feed(
     """Tests: feeds bytes to a connection without a socket over an EchoEngine; returns what the server wrote.
 
     Raises AssertionError when a ticket or a byte of the budget is left over."""
+
+# -- the batcher's test bench (_fast/batch_probe.pxi, _fast/batch_bench.pxi). Needs fake_runtime() first.
+
+class _ProbeBatcher:
+    """One batched servable stepped by hand. `signatures`: name -> (inputs, outputs, number of its first graph tensor).
+    `session(feeds)` gets and returns lists of (dtype, shape, bytes or list of strings), or raises TfsError. Times are nanoseconds."""
+
+    threads: BatchThreads
+    answers: dict[int, list[Any]]
+    def __init__(
+        self,
+        parameters: dict[str, Any],
+        session: Callable[[list[Any]], list[Any]],
+        signatures: dict[str, tuple[int, int, int]] | None = None,
+        traits: int = ...,
+        model: str = ...,
+    ) -> None: ...
+    def set_default(
+        self, signature: str, index: int, dtype: int, shape: tuple[int, ...], data: Any
+    ) -> None: ...
+    def update(self, **parameters: Any) -> None: ...
+    def submit(
+        self,
+        now: int,
+        inputs: list[Any],
+        signature: str = ...,
+        deadline: int | None = None,
+        outputs: list[int] | None = None,
+    ) -> int: ...
+    def cancel(self, call: int) -> None: ...
+    def expire(self, call: int) -> None: ...
+    def drop(self, call: int) -> None: ...
+    def due(self) -> int: ...
+    def step(self, now: int, run_ns: int = 0) -> list[int] | None: ...
+    def state(self) -> dict[str, int]: ...
+
+def _bench_batcher(
+    threads: BatchThreads,
+    parameters: dict[str, Any],
+    calls: int,
+    producers: int = 1,
+    in_flight: int = 64,
+    run_us: int = 0,
+    cancel_every: int = 0,
+) -> dict[str, int]:
+    """Sends `calls` calls of one float from C threads, `in_flight` at a time in all; finished, wrong, cancelled, runs. Blocks without
+    the GIL. `cancel_every`: each n-th call is cancelled right after it was sent."""

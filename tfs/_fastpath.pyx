@@ -9,11 +9,14 @@ This file is the table of contents.  The parts below are one module in journey o
   TensorFlow  tensorflow session    heal       graph       op_traits
   model       plan       signature  servable   serving_map
   engine      counters   engine     timer      runner      lifetime
+  batching    batch_counters        batch_queue           batch_admit           batch_decide
+              batch_assemble        batch_run             batch_pool            batch_face
   REST        json_number           json_element          json_scan  json_dump  json_fill  json_decode  json_explain
               json_encode           json_submit           json_face
   consumers   mailbox    pyengine
   transport   transport  http2      grpc       inflate    streams    io   tick   native (only where libnghttp2 was found at build time)
   tests       fake       fake_session          probe  json_probe      transport_echo   native_probe
+              batch_probe           batch_bench
               (entrances of tests and benches to single stages)
 
 House rules
@@ -66,6 +69,14 @@ include "_fast/engine.pxi"
 include "_fast/timer.pxi"
 include "_fast/runner.pxi"
 include "_fast/lifetime.pxi"
+include "_fast/batch_counters.pxi"
+include "_fast/batch_queue.pxi"
+include "_fast/batch_admit.pxi"
+include "_fast/batch_decide.pxi"
+include "_fast/batch_assemble.pxi"
+include "_fast/batch_run.pxi"
+include "_fast/batch_pool.pxi"
+include "_fast/batch_face.pxi"
 include "_fast/servable.pxi"
 include "_fast/json_number.pxi"
 include "_fast/json_element.pxi"
@@ -77,11 +88,12 @@ include "_fast/json_explain.pxi"
 include "_fast/json_encode.pxi"
 include "_fast/json_submit.pxi"
 include "_fast/json_face.pxi"
-include "_fast/pending.pxi"
 include "_fast/mailbox.pxi"
 include "_fast/pyengine.pxi"
 include "_fast/fake.pxi"
 include "_fast/fake_session.pxi"
 include "_fast/probe.pxi"
+include "_fast/batch_probe.pxi"
+include "_fast/batch_bench.pxi"
 include "_fast/json_probe.pxi"
 include "_fast/_native.pxi"

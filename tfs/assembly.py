@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from dataclasses import dataclass, field
 
 from tfs import _fastpath, config, messages, servable
@@ -116,7 +117,7 @@ class Parts:
         self.native = _fastpath.NativeServer(
             self.engine,
             addresses=addresses,
-            io_threads=settings.grpc_io_threads,
+            io_threads=settings.grpc_io_threads or len(os.sched_getaffinity(0)),
             cold=list(methods),
             max_message_bytes=settings.grpc_max_message_bytes,
             byte_budget=_NATIVE_BYTE_BUDGET,

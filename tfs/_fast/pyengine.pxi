@@ -16,13 +16,15 @@ cdef class Engine:
     cdef EngineCore* core
     cdef object publish_lock
     cdef object published          # the LoadedServables in the map, kept alive
+    cdef BatchThreads batch_threads
 
     def __cinit__(self, *, int max_runners=0, int max_runners_per_model=0, int64_t max_queued_calls=0, int64_t max_queued_bytes=0,
-                  bint tensor_content=False, bint check_method_names=False):
+                  bint tensor_content=False, bint check_method_names=False, BatchThreads batch_threads=None):
         self.core = <EngineCore*>calloc(1, sizeof(EngineCore))
         if self.core == NULL:
             raise MemoryError
         self.publish_lock = threading.Lock()
+        self.batch_threads = batch_threads
         self.core.max_runners = max_runners or DEFAULT_MAX_RUNNERS
         self.core.max_runners_per_model = max_runners_per_model or DEFAULT_MAX_RUNNERS_PER_MODEL
         self.core.max_queued_calls = max_queued_calls or DEFAULT_MAX_QUEUED_CALLS
@@ -180,7 +182,7 @@ cdef class Engine:
         return {
             "requests": requests, "latency": latency, "run": run,
             "queued_calls": atomic_load64(&self.core.queued_calls), "queued_bytes": atomic_load64(&self.core.queued_bytes),
-            "running": atomic_load64(&self.core.running), **batch_counters(),
+            "running": atomic_load64(&self.core.running), **batch_counters(self.batch_threads),
         }
 
     def count_request(self, str model, int method, int entry, int code, int64_t latency_ns):
@@ -196,6 +198,8 @@ cdef class Engine:
     cdef void stop(self) noexcept:
         cdef EngineCore* core = self.core
         self.core = NULL
+        if self.batch_threads is not None:
+            self.batch_threads.close()
         with nogil:
             engine_stop(core)
         self.published = None

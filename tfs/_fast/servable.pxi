@@ -178,6 +178,17 @@ cdef class LoadedServable:
         cdef Plan* plan = plan_find(self.core, bytes_span(name))
         return plan != NULL and (plan.traits & GRAPH_STATELESS) != 0
 
+    def enable_batching(self, BatchThreads threads not None, **parameters):
+        """Before publishing: calls are joined to batches from now on.  Fields of BatchingParameters, None = the reference's default.
+
+        Raises InvalidArgument with the reference's texts.
+        """
+        batch_enable(self.core, threads, parameters)
+
+    def update_batching(self, **parameters):
+        """New settings for the batches to come, while running; nothing where batching is off.  Raises as enable_batching."""
+        batch_update(self.core, parameters)
+
     def wait_unused(self, double timeout_s):
         """After it left the map: waits (without the GIL) until no call holds it; False when the time is up."""
         cdef int64_t until = now_ns() + <int64_t>(timeout_s * NS_PER_S)

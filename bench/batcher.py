@@ -1,0 +1,80 @@
+"""The batch scheduler alone: CPU time per call from the door to the answer, with a session that only copies its input.
+
+    python -m bench.batcher [ROUNDS]
+
+Owns: the figures `batcher_*`.  `*_us` is CPU (user + system, all threads) per call with 64 calls in flight, the threads that send
+and collect the calls included, decode and encode not; `alone_late_us` is how much later than its batch timeout the batch of a
+lone client is answered.  Must not know: TensorFlow; tensors come from the fake runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+
+from tfs import _fastpath
+
+ROUNDS = 9
+CALLS = 200_000
+LONE_CALLS = 100
+IN_FLIGHT = 64
+THREADS = 2
+TIMEOUT_US = 1000
+
+# What an operator would set for such a load: as many rows as are in flight, and a batch that starts as soon as a thread is free;
+# and a batch of half of them that waits for more.
+CASES = {
+    "at_once": {"max_batch_size": IN_FLIGHT, "batch_timeout_micros": 0},
+    "full_batches": {"max_batch_size": IN_FLIGHT // 2, "batch_timeout_micros": TIMEOUT_US},
+}
+
+
+def cpu_us(parameters: dict[str, int], producers: int) -> float:
+    """CPU microseconds per call."""
+    threads = _fastpath.BatchThreads(THREADS)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    # The calls of a producer that ends early leave batches short, so this much of the queue is never needed.
+    counted = _fastpath._bench_batcher(
+        threads, {**parameters, "max_enqueued_batches": IN_FLIGHT}, CALLS, producers, IN_FLIGHT
+    )
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    threads.close()
+    if counted["wrong"] or counted["finished"] != CALLS:
+        raise RuntimeError(f"the batcher gave wrong answers: {counted}")
+    return (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) / CALLS * 1e6
+
+
+def late_us() -> float:
+    """One client: microseconds per call beyond the batch timeout."""
+    threads = _fastpath.BatchThreads(THREADS)
+    started = time.perf_counter()
+    _fastpath._bench_batcher(
+        threads, {"max_batch_size": 8, "batch_timeout_micros": TIMEOUT_US}, LONE_CALLS, 1, 1
+    )
+    spent = time.perf_counter() - started
+    threads.close()
+    return spent / LONE_CALLS * 1e6 - TIMEOUT_US
+
+
+def run(rounds: int = ROUNDS) -> dict[str, float]:
+    """Figure name -> microseconds, the median of the rounds."""
+    _fastpath.fake_runtime()
+    taken: dict[str, list[float]] = {}
+    for turn in range(rounds + 1):
+        figures = {
+            f"batcher_{name}_{producers}_producers_us": cpu_us(parameters, producers)
+            for name, parameters in CASES.items()
+            for producers in (1, 8)
+        }
+        figures["batcher_alone_late_us"] = late_us()
+        for name, value in figures.items():
+            if turn:  # the first round warms caches and the allocator
+                taken.setdefault(name, []).append(value)
+    return {name: round(statistics.median(values), 4) for name, values in taken.items()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS), indent=2))
