@@ -81,9 +81,9 @@ cdef int status_quote(Status* status, int code, const char* before, Span quoted,
 
 
 cdef object status_error(const Status* status):
-    """The Python exception for a status that is not OK.  Needs the GIL; invalid UTF-8 in a quoted name is replaced."""
+    """The Python exception for a status that is not OK.  Needs the GIL; bytes that are no UTF-8 become surrogates."""
     cdef bytes raw = b"" if status.text.ptr == NULL else (<const char*>status.text.ptr)[:status.text.len]
-    return errors.from_code(status.code, raw.decode("utf-8", "replace"))
+    return errors.from_code(status.code, raw.decode("utf-8", "surrogateescape"))
 
 
 cdef bytes span_bytes(Span span):

@@ -189,8 +189,8 @@ def _unexpected(path: str, error: Exception) -> TfsError:
 
 
 def cut(message: str) -> str:
-    """A status message as the reference sends it: at most 1024 bytes, then a mark."""
-    if len(message) <= MESSAGE_LIMIT // 4:
+    """A status message as the reference sends it: at most 1024 bytes, then a mark. Bytes that are no UTF-8 are left out."""
+    if message.isascii() and len(message) <= MESSAGE_LIMIT:
         return message
     encoded = message.encode("utf-8", "surrogateescape")
     if len(encoded) > MESSAGE_LIMIT:
