@@ -122,8 +122,9 @@ class Peer:
         self.closed = False
         self.auto_window = True
         if greet:
-            self.h2.local_settings[h2.settings.SettingCodes.INITIAL_WINDOW_SIZE] = window
             self.h2.initiate_connection()
+            if window != 65535:
+                self.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
             self.flush()
 
     def __enter__(self) -> Peer:

@@ -256,6 +256,7 @@ cdef void grpc_data(Stream* st, Span data) noexcept nogil:
 cdef void grpc_request_end(Stream* st) noexcept nogil:
     """END_STREAM: the request is whole, or it never will be."""
     st.request_ended = 1
+    http2_received(st)
     if st.answered or st.stage != STAGE_IDLE:
         return
     if st.prefix_len < GRPC_PREFIX or st.body_len < st.message_len:

@@ -24,6 +24,7 @@ cdef enum:
     RESET_RATE = 2000              # generous; a reset costs no more than the request before it, and its call is cancelled
     TOKENS = 10000                 # frames that carry nothing (PING, SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA, unknown): a burst
     TOKENS_PER_S = 5000            # that no client needs, and a rate whose handling costs about 1 ms of CPU per second
+    MAX_BARREN = 1048576           # bytes per tick that neither open a call nor belong to one: whatever they are, nobody needs them
     TOKENS_PER_REQUEST = 8         # given back by useful traffic: a client may acknowledge what it gets
     TOKENS_PER_DATA = 4
 
@@ -75,7 +76,12 @@ cdef int http2_open(Conn* conn) noexcept nogil:
 
 cdef int http2_feed(Conn* conn, const uint8_t* data, size_t size) noexcept nogil:
     """Bytes from the peer.  0, or -1: the connection cannot go on (what is queued may still be written)."""
-    return 0 if nghttp2_session_mem_recv(conn.session, data, size) == <ssize_t>size else -1
+    conn.barren += size
+    if nghttp2_session_mem_recv(conn.session, data, size) != <ssize_t>size:
+        return -1
+    if conn.barren > MAX_BARREN:
+        nghttp2_session_terminate_session(conn.session, NGHTTP2_ENHANCE_YOUR_CALM)
+    return 0
 
 
 cdef bint http2_over(Conn* conn) noexcept nogil:
@@ -156,6 +162,7 @@ cdef int http2_on_frame(nghttp2_session* session, const nghttp2_frame* frame, vo
     cdef Conn* conn = <Conn*>user
     cdef Stream* st
     if frame.hd.type == NGHTTP2_HEADERS:
+        conn.barren = 0
         conn.headers_ns = 0
         st = conn.header_stream
         conn.header_stream = NULL
@@ -184,8 +191,9 @@ cdef int http2_on_data(nghttp2_session* session, uint8_t flags, int32_t stream_i
     cdef Conn* conn = <Conn*>user
     cdef Stream* st = <Stream*>nghttp2_session_get_stream_user_data(session, stream_id)
     cdef Span span
+    conn.barren = 0
     conn.withheld += size
-    if http2_pressed(conn.thread.core):
+    if http2_pressed(conn.thread.core) and (st == NULL or not st.granted):
         conn.thread.withheld = 1
     else:
         http2_give_back(conn)
@@ -227,10 +235,22 @@ cdef void http2_give_back(Conn* conn) noexcept nogil:
 
 
 cdef bint http2_may_grant(Stream* st, int64_t grant) noexcept nogil:
-    """Within the budget; or half of it is free of other calls, so that one message larger than the budget can still come in."""
-    cdef NativeCore* core = st.thread.core
-    cdef int64_t used = atomic_load64(&core.budget.used) - BUDGET_OPEN
-    return used + grant <= core.limits.byte_budget or used - st.body.charged <= core.limits.byte_budget // 2
+    """Within the budget; beyond it one stream per thread goes on, so that half-received messages never wait for each other and a
+    message larger than the budget comes in too."""
+    cdef IoThread* t = st.thread
+    if atomic_load64(&t.core.budget.used) - BUDGET_OPEN + grant <= t.core.limits.byte_budget:
+        return True
+    if t.favoured == NULL:
+        t.favoured = st
+    return t.favoured == st
+
+
+cdef void http2_received(Stream* st) noexcept nogil:
+    """The stream wants no more windows: complete, answered or closed."""
+    http2_wait(st, 0)
+    if st.thread.favoured == st:
+        st.thread.favoured = NULL
+        st.thread.retry_ns = st.thread.now
 
 
 cdef void http2_window(Stream* st) noexcept nogil:
@@ -247,7 +267,9 @@ cdef void http2_window(Stream* st) noexcept nogil:
         http2_wait(st, 1)
         return
     http2_wait(st, 0)
+    st.granted = 1
     grpc_body_charge(st.body, st.body_len + have + grant)
+    http2_give_back(st.conn)
     nghttp2_submit_window_update(session, NGHTTP2_FLAG_NONE, st.id, <int32_t>grant)
     if st.message_len >= WIDE_MESSAGE and not st.conn.wide:
         st.conn.wide = 1
@@ -267,7 +289,7 @@ cdef void http2_respond(Stream* st, const nghttp2_nv* fields, size_t count, bint
     cdef nghttp2_data_provider provider
     cdef int rc
     st.answered = 1
-    http2_wait(st, 0)
+    http2_received(st)
     grpc_body_free(st.body)
     st.body = NULL
     st.moved_ns = st.thread.now
@@ -329,6 +351,7 @@ cdef int http2_on_send_data(nghttp2_session* session, nghttp2_frame* frame, cons
     st.reply_sent += size
     conn.reply_bytes -= size
     http2_earn(conn, TOKENS_PER_DATA)
+    conn.barren = 0
     return 0
 
 

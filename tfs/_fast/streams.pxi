@@ -39,7 +39,7 @@ cdef Stream* stream_new(Conn* conn, int32_t stream_id) noexcept nogil:
 cdef void stream_closed(Stream* st) noexcept nogil:
     """The HTTP/2 stream is no more.  The struct stays until nobody outside may answer it."""
     cdef Conn* conn = st.conn
-    http2_wait(st, 0)
+    http2_received(st)
     if st.before != NULL:
         st.before.after = st.after
     else:

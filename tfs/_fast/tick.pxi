@@ -50,6 +50,7 @@ cdef void tick_windows(IoThread* t, Conn* conn) noexcept nogil:
 cdef void tick_conn(IoThread* t, Conn* conn) noexcept nogil:
     cdef NativeLimits* limits = &t.core.limits
     cdef Stream* st
+    conn.barren = 0
     if tick_expired(t, conn, limits):
         io_close(conn)
         return

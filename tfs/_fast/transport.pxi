@@ -194,6 +194,7 @@ cdef struct Stream:                # one HTTP/2 stream = one gRPC call
     uint8_t headers_done
     uint8_t request_ended          # END_STREAM seen
     uint8_t answered               # a response was submitted: what still arrives is ignored
+    uint8_t granted                # got more window than everybody
     uint8_t waits                  # counted in IoThread.waiting: wants a window
     char peer[64]                  # of a call for Python
 
@@ -221,6 +222,7 @@ cdef struct Conn:
     int64_t headers_ns             # a header block is incomplete since then, else 0
     int64_t close_ns               # closed without mercy then
     int64_t tokens_ns
+    int64_t barren                 # bytes since the last tick or useful frame
     int64_t inline_ns              # average time that a call took of the I/O thread
     int32_t tokens                 # left for frames that cost us and carry nothing
     int32_t open_streams
@@ -267,6 +269,7 @@ cdef struct IoThread:
     Stream* ready_first
     Stream* ready_last
     Stream* pool
+    Stream* favoured               # the one that gets windows beyond the byte budget
     Stream* grave                  # replies still named by `out`: freed after the flush
     Conn* dirty
     Conn* dead
