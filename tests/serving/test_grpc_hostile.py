@@ -157,8 +157,10 @@ def test_resets_of_calls_under_way(server, port):
     """Tickets outlive their streams; what they hold is counted until they are released."""
     with Peer(port) as peer:
         peer.read()
-        for _ in range(500):
-            peer.h2.reset_stream(peer.open(message(b"hold" + b"x" * 1000)), CANCEL)
+        streams = [peer.open(message(b"hold" + b"x" * 1000)) for _ in range(500)]
+        wait_for(lambda: server.engine.held == 500)
+        for stream in streams:
+            peer.h2.reset_stream(stream, CANCEL)
         peer.flush()
         wait_for(lambda: server.stats()["resets"] == 500)
         assert server.engine.live == 500

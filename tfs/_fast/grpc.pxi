@@ -335,9 +335,14 @@ cdef void grpc_encode(Stream* st, Call* call) noexcept nogil:
     """Prefix and message in one block, so that a small answer is one copy into the socket's buffer."""
     cdef Consumer* consumer = &st.thread.core.consumer
     cdef size_t size = consumer.size(call)
-    cdef uint8_t* out = NULL
-    if size >> 32 == 0:
-        out = <uint8_t*>malloc(GRPC_PREFIX + size)
+    cdef uint8_t* out
+    if call.status.code != OK:
+        grpc_set_error(st, call.status.code, call.status.text.ptr, call.status.text.len)
+        return
+    if size > <size_t>MAX_REPLY_BYTES:
+        grpc_set_error(st, INTERNAL, "the reply is larger than a protobuf message can be (2 GiB)", 58)
+        return
+    out = <uint8_t*>malloc(GRPC_PREFIX + size)
     if out == NULL:
         grpc_set_error(st, RESOURCE_EXHAUSTED, "no memory for the answer", 24)
         return

@@ -83,9 +83,12 @@ cdef class NativeServer:
             raise
 
     cdef void _consume(self, engine) except *:
-        if not isinstance(engine, EchoEngine):
+        if isinstance(engine, EchoEngine):
+            transport_echo_consumer(&self.core.consumer, &(<EchoEngine>engine).state)
+        elif isinstance(engine, Engine):
+            native_consumer(&self.core.consumer, (<Engine>engine).core)
+        else:
             raise TypeError(f"engine must be an Engine, not {type(engine).__name__}")
-        transport_echo_consumer(&self.core.consumer, &(<EchoEngine>engine).state)
 
     cdef void _limit(self, arguments, max_message_bytes, byte_budget, max_connections) except *:
         """Fills core.limits from the defaults, then from `arguments`."""
@@ -254,6 +257,43 @@ cdef class NativeServer:
             native_stop(self.core)
             native_free(self.core)
 
+
+# -- the engine as the one who answers
+
+cdef Call* native_open(void* context) noexcept nogil:
+    return call_new(<EngineCore*>context)
+
+
+cdef void native_drop(Call* call) noexcept nogil:
+    call_drop(call)
+
+
+cdef void native_release(Call* call) noexcept nogil:
+    """The last hold on the ticket is gone.  Any thread, perhaps after the server's end."""
+    grpc_body_free(<Body*>(call.body.ptr - sizeof(Body)))
+    call_free(call)
+
+
+cdef size_t native_size(Call* call) noexcept nogil:
+    return response_size(call, call.engine.as_content)
+
+
+cdef uint8_t* native_write(Call* call, uint8_t* out) noexcept nogil:
+    return response_write(call, call.engine.as_content, out)
+
+
+cdef void native_consumer(Consumer* consumer, EngineCore* engine) noexcept nogil:
+    consumer.context = engine
+    consumer.open = native_open
+    consumer.submit = engine_submit
+    consumer.cancel = call_cancel
+    consumer.drop = native_drop
+    consumer.release = native_release
+    consumer.size = native_size
+    consumer.write = native_write
+
+
+# -- settings and sockets
 
 cdef int64_t native_argument(str name, value, int64_t least, int64_t unit) except -1:
     """A channel argument as a number of our units; -1 and INT_MAX mean "no limit", as with gRPC."""

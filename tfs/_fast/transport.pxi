@@ -98,12 +98,10 @@ cdef extern from * nogil:
     cdef enum:
         EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLET, EPOLLEXCLUSIVE
         EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLL_CLOEXEC
-        EFD_NONBLOCK, EFD_CLOEXEC
     void* io_current "tfs_io_current"
     int epoll_create1(int flags)
     int epoll_wait(int epoll_fd, epoll_event* events, int count, int timeout_ms)
     int epoll_set "tfs_epoll_set"(int epoll_fd, int op, int fd, uint32_t events, void* ptr) noexcept
-    int eventfd(unsigned int value, int flags)
     void event_write "tfs_event_write"(int fd) noexcept
     void event_read "tfs_event_read"(int fd) noexcept
     int socket_accept "tfs_accept"(int listener) noexcept
@@ -130,14 +128,14 @@ cdef struct Stream
 cdef struct IoThread
 cdef struct NativeCore
 
-cdef struct Consumer:              # who answers Predict: the engine, or the echo of the tests (transport_echo.pxi)
+cdef struct Consumer:              # who answers Predict: the engine (native.pxi), or the echo of the tests (transport_echo.pxi)
     void* context
     Call* (*open)(void* context) noexcept nogil
     void (*submit)(Call* call) noexcept nogil
     void (*cancel)(Call* call) noexcept nogil
     void (*drop)(Call* call) noexcept nogil
     void (*release)(Call* call) noexcept nogil      # becomes Call.release: frees body and ticket
-    size_t (*size)(Call* call) noexcept nogil
+    size_t (*size)(Call* call) noexcept nogil       # once, before `write`; call.status tells when there is no reply
     uint8_t* (*write)(Call* call, uint8_t* out) noexcept nogil
 
 cdef int64_t BUDGET_OPEN = INT64_MAX // 2
