@@ -189,7 +189,9 @@ def tls_files(ssl: config.Ssl | None) -> TlsFiles | None:
     """The transport's form of an SSLConfig."""
     if ssl is None:
         return None
-    return TlsFiles(ssl.server_key.encode(), ssl.server_cert.encode(), ssl.custom_ca.encode() or None, ssl.client_verify)
+    return TlsFiles(
+        ssl.server_key.encode(), ssl.server_cert.encode(), ssl.custom_ca.encode() or None, ssl.client_verify
+    )
 
 
 def build(prepared: config.Prepared) -> Parts:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 from tfs import _fastpath
 from tfs._fastpath import LoadedServable
-from tfs.errors import FailedPrecondition, NotFound, TfsError
+from tfs.errors import FailedPrecondition, NotFound, TfsError, Unimplemented
 
 _log = logging.getLogger(__name__)
 
-_INSTALL = (
-    "TensorFlow is not installed: pip install 'tfs[server]' (or 'tfs[cpu]' without GPU support, 'tfs[gpu]' with the CUDA libraries)"
-)
+_INSTALL = "TensorFlow is not installed: pip install 'tfs[server]' (or 'tfs[cpu]' without GPU support, 'tfs[gpu]' with the CUDA libraries)"
+
+_SAVED_MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 
 # Turns a failed load into a retry when a missing op package could be loaded: (error text) -> whether to try again.
 EnsureOps = Callable[[str], bool]
@@ -58,6 +58,18 @@ def load_op_libraries(paths: Sequence[str]) -> None:
         except TfsError as error:
             raise TfsError(f"--op_libraries: {path} does not load: {error.message}", error.code) from None
         _log.info("Loaded the op library %s", path)
+
+
+def check_saved_model(path: str) -> None:
+    """Raises the reference's errors for a directory that holds no SavedModel; TensorFlow's own text differs."""
+    if any(os.path.exists(os.path.join(path, name)) for name in _SAVED_MODEL_FILES):
+        return
+    if os.path.exists(os.path.join(path, "export.meta")):
+        raise Unimplemented("Session Bundle is deprecated and removed.")
+    raise NotFound(
+        "Specified file path does not appear to contain a SavedModel bundle (should have a file called `saved_model.pb`)\n"
+        f"Specified file path: {path}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +112,5 @@ class ServableLoader:
             return self._attempt(name, version, path)
 
     def _attempt(self, name: str, version: int, path: str) -> LoadedServable:
+        check_saved_model(path)
         return LoadedServable.load(name, version, path, tags=self.tags, session_config=self.session_config)

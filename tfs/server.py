@@ -11,13 +11,8 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from tfs import config, logs
 from tfs.errors import Cancelled, TfsError
-
-if TYPE_CHECKING:
-    from tfs.assembly import Parts
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +42,9 @@ async def _serve(prepared: config.Prepared) -> int:
             return _STOPPED_EARLY
         await parts.open_ports()
         await stop.wait()
-        _log.info("Stopping: no new calls, %g s for those under way", prepared.settings.shutdown_grace_seconds)
+        _log.info(
+            "Stopping: no new calls, %g s for those under way", prepared.settings.shutdown_grace_seconds
+        )
         await parts.drain(prepared.settings.shutdown_grace_seconds)
     finally:
         await _in_thread(parts.close)
@@ -59,7 +56,9 @@ def _load_tensorflow(prepared: config.Prepared) -> None:
     from tfs import servable
 
     settings = prepared.settings
-    version = servable.load_tensorflow(xla=settings.xla_cpu_compilation_enabled or settings.xla_gpu_compilation_enabled)
+    version = servable.load_tensorflow(
+        xla=settings.xla_cpu_compilation_enabled or settings.xla_gpu_compilation_enabled
+    )
     _log.debug("TensorFlow %s", version)
     servable.load_op_libraries([path for path in settings.op_libraries.split(",") if path])
 
