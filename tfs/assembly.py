@@ -34,6 +34,8 @@ _log = logging.getLogger("tfs.server")
 # Request bytes that the native transport holds at once before it stops giving HTTP/2 windows: four of the largest usual tensors
 # (64 MiB) with as much again in flight.
 _NATIVE_BYTE_BUDGET = 512 << 20
+# Without --max_connections: about 20 kB each when idle, so 400 MB at the very worst.
+_MAX_CONNECTIONS = 20_000
 
 
 @dataclass(slots=True)
@@ -121,7 +123,7 @@ class Parts:
             cold=list(methods),
             max_message_bytes=settings.grpc_max_message_bytes,
             byte_budget=_NATIVE_BYTE_BUDGET,
-            max_connections=settings.max_connections,
+            max_connections=settings.max_connections or _MAX_CONNECTIONS,
             arguments=dict(self.prepared.grpc_arguments),
         )
         for name in self.native.ignored_arguments:
