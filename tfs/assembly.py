@@ -34,6 +34,8 @@ _log = logging.getLogger("tfs.server")
 # Request bytes that the native transport holds at once before it stops giving HTTP/2 windows: four of the largest usual tensors
 # (64 MiB) with as much again in flight.
 _NATIVE_BYTE_BUDGET = 512 << 20
+# Without a limit by flag: protobuf's own, which is also the reference's.
+_MAX_MESSAGE_BYTES = (1 << 31) - 1
 # Without --max_connections: about 20 kB each when idle, so 400 MB at the very worst.
 _MAX_CONNECTIONS = 20_000
 
@@ -121,7 +123,9 @@ class Parts:
             addresses=addresses,
             io_threads=settings.grpc_io_threads or len(os.sched_getaffinity(0)),
             cold=list(methods),
-            max_message_bytes=settings.grpc_max_message_bytes,
+            max_message_bytes=_MAX_MESSAGE_BYTES
+            if settings.grpc_max_message_bytes < 0
+            else settings.grpc_max_message_bytes,
             byte_budget=_NATIVE_BYTE_BUDGET,
             max_connections=settings.max_connections or _MAX_CONNECTIONS,
             arguments=dict(self.prepared.grpc_arguments),
