@@ -229,6 +229,18 @@ class Mailbox:
 def crc32c(data: bytes) -> int:
     """CRC-32C (Castagnoli) of `data`, unmasked. Any thread."""
 
+def client_encode(head: bytes, inputs: Sequence[tuple[bytes, int, tuple[int, ...], Any]]) -> bytes:
+    """A PredictRequest: `head` (the serialized fields model_spec and output_filter), then the inputs (alias, DataType, shape, values).
+
+    Values: C-contiguous memory of as many little-endian elements as the shape says, for DT_STRING a list of bytes. Any thread.
+    Raises InvalidArgument beyond 2 GiB."""
+
+def client_decode(
+    reply: bytes,
+) -> tuple[dict[str, tuple[int, tuple[int, ...], memoryview | list[bytes]]], bytes]:
+    """A PredictResponse -> ({alias: (DataType, shape, values)}, serialized ModelSpec). Values are read-only slices of `reply` where it
+    holds them as they are, writable memory where it does not, and for DT_STRING a list of bytes. Any thread. Raises Internal."""
+
 def live_handles() -> dict[str, int]:
     """Debug builds: live C objects by kind (calls, run results, tensors, plans, servables, ...); all zero when idle and closed. Release: {}."""
 

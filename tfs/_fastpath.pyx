@@ -13,7 +13,7 @@ This file is the table of contents.  The parts below are one module in journey o
               batch_assemble        batch_run             batch_pool            batch_face
   REST        json_number           json_element          json_scan  json_dump  json_fill  json_decode  json_explain
               json_encode           json_submit           json_face
-  consumers   mailbox    pyengine
+  consumers   mailbox    pyengine   client_codec (the client's side of Predict: no engine, no TensorFlow)
   transport   transport  http2      grpc       inflate    streams    io   tick   native (only where libnghttp2 was found at build time)
   tests       fake       fake_session          probe  json_probe      transport_echo   native_probe
               batch_probe           batch_bench
@@ -92,6 +92,7 @@ include "_fast/mailbox.pxi"
 include "_fast/pyengine.pxi"
 include "_fast/fake.pxi"
 include "_fast/fake_session.pxi"
+include "_fast/client_codec.pxi"
 include "_fast/probe.pxi"
 include "_fast/batch_probe.pxi"
 include "_fast/batch_bench.pxi"

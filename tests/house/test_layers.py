@@ -42,7 +42,7 @@ LAYERS: list[tuple[str, str, set[str]]] = [
         "server",
         {"logs", "transport", "service", "lifecycle", "servable", "core", "config", "messages", "errors", "metrics"},
     ),
-    ("tfs.client", "client", {"errors"}),
+    ("tfs.client", "client", {"errors", "core"}),
 ]
 # Sub-commands and the dispatcher stand on top and may use anything but each other's insides.
 TOP = "commands"

@@ -1,0 +1,153 @@
+"""The asyncio client over gRPC: the same methods as `Client`, awaited.
+
+Owns: the channel and its methods. What is asked and how answers are read is `_calls`. An instance belongs to the event loop it was
+made in; any number of its calls may be under way at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from tfs.client import _calls, _channel, types
+from tfs.client._channel import TLS, Metadata
+from tfs.client.dtypes import Array
+from tfs.client.examples import Example
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """`Client` for asyncio: `async with AsyncClient("host:8500") as client: await client.predict(...)`; make it inside the loop."""
+
+    def __init__(
+        self,
+        target: str | Sequence[str],
+        *,
+        tls: TLS | bool | None = None,
+        metadata: Metadata = (),
+        timeout: float | None = None,
+        keepalive_s: float | None = None,
+        retries: int = 3,
+        options: Sequence[tuple[str, Any]] = (),
+    ) -> None:
+        """As for `Client`."""
+        self._metadata = tuple(metadata)
+        self._timeout = timeout
+        arguments = _channel.options(tls, keepalive_s, retries, options)
+        credentials = _channel.credentials(tls)
+        address = _channel.target_of(target)
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, arguments)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, arguments)
+        self._methods: dict[str, Any] = {}
+
+    async def predict(
+        self,
+        model: str,
+        inputs: Mapping[str, object],
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str = "",
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> types.Prediction:
+        """Runs a signature on arrays (or what numpy makes arrays of) and gives its outputs, or those in `output_filter`, as arrays.
+
+        Outputs share memory with the reply where they can and are then read-only; strings are object arrays of bytes."""
+        head = _calls.spec(model, version, label, signature)
+        return await self._run(_calls.predict(head, inputs, output_filter), timeout, metadata)
+
+    async def classify(
+        self,
+        model: str,
+        examples: Sequence[Example],
+        *,
+        context: Example | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str = "",
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> list[list[types.Class]]:
+        """The classes of each example; examples are dicts of features or serialized tf.Examples."""
+        head = _calls.spec(model, version, label, signature)
+        return await self._run(_calls.classify(head, examples, context), timeout, metadata)
+
+    async def regress(
+        self,
+        model: str,
+        examples: Sequence[Example],
+        *,
+        context: Example | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        signature: str = "",
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> Array:
+        """The value of each example: float32 [number of examples]."""
+        head = _calls.spec(model, version, label, signature)
+        return await self._run(_calls.regress(head, examples, context), timeout, metadata)
+
+    async def status(
+        self, model: str, *, version: int | None = None, timeout: float | None = None, metadata: Metadata = ()
+    ) -> list[types.VersionStatus]:
+        """Every version the server has seen, highest first, or the one asked for."""
+        return await self._run(_calls.status(_calls.spec(model, version)), timeout, metadata)
+
+    async def metadata(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> types.ModelMetadata:
+        """The signatures of a loaded version."""
+        return await self._run(_calls.metadata(_calls.spec(model, version, label)), timeout, metadata)
+
+    async def reload(
+        self,
+        models: Sequence[types.ModelConfig] | bytes,
+        *,
+        metrics: Sequence[str] = (),
+        timeout: float | None = None,
+        metadata: Metadata = (),
+    ) -> dict[str, int]:
+        """Replaces the whole set of models (or takes a serialized ModelServerConfig); returns when every new one is available. Gives
+        by how much each of `metrics` grew meanwhile."""
+        return await self._run(_calls.reload(models, metrics), timeout, metadata)
+
+    async def close(self) -> None:
+        """Ends the channel; calls under way fail with CANCELLED. Idempotent."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _run(self, call: _calls.Call[T], timeout: float | None, metadata: Metadata) -> T:
+        method = self._methods.get(call.path)
+        if method is None:  # raw bytes both ways
+            method = self._methods[call.path] = self._channel.unary_unary(call.path)
+        try:
+            reply = await method(
+                call.request,
+                timeout=self._timeout if timeout is None else timeout,
+                metadata=(*self._metadata, *metadata) or None,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _channel.error_of(error) from None
+        return call.read(reply)

@@ -1,0 +1,91 @@
+"""How the gRPC clients reach servers: target, TLS, keepalive, retries, and what an error becomes.
+
+Owns: channel options and credentials. Must not know: requests. Any thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+
+from tfs.errors import TfsError, from_code
+
+Metadata = Sequence[tuple[str, str | bytes]]
+RETRY_LIMIT: Final = 5  # gRPC's own: more attempts are cut to this
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    """Certificates as PEM: paths or bytes. `root`: who signed the server (None: the system's authorities); `certificate` and `key`:
+    who we are, for mutual TLS; `server_name`: the name the server's certificate bears, when it is not the one in the address."""
+
+    root: str | Path | bytes | None = None
+    certificate: str | Path | bytes | None = None
+    key: str | Path | bytes | None = None
+    server_name: str | None = None
+
+
+def pem(value: str | Path | bytes | None) -> bytes | None:
+    """The bytes of a certificate or key. Raises OSError when its file cannot be read."""
+    return Path(value).read_bytes() if isinstance(value, (str, Path)) else value
+
+
+def credentials(tls: TLS | bool | None) -> grpc.ChannelCredentials | None:
+    """What the channel needs, or None for a plain one."""
+    if not tls:
+        return None
+    if tls is True:
+        return grpc.ssl_channel_credentials()
+    return grpc.ssl_channel_credentials(pem(tls.root), pem(tls.key), pem(tls.certificate))
+
+
+def target_of(target: str | Sequence[str]) -> str:
+    """One target as gRPC wants it; several addresses `1.2.3.4:8500` become one target that is balanced."""
+    if isinstance(target, str):
+        return target
+    return "ipv6:" + ",".join(target) if any("[" in one for one in target) else "ipv4:" + ",".join(target)
+
+
+def options(
+    tls: TLS | bool | None, keepalive_s: float | None, retries: int, more: Sequence[tuple[str, Any]]
+) -> list[tuple[str, Any]]:
+    """Channel arguments: messages of any size, all servers of the name in turn, retries while nobody is there."""
+    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if retries > 0:
+        config["methodConfig"] = [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": min(retries + 1, RETRY_LIMIT),
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    chosen: list[tuple[str, Any]] = [
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.enable_retries", int(retries > 0)),
+    ]
+    if keepalive_s is not None:
+        chosen += [
+            ("grpc.keepalive_time_ms", int(keepalive_s * 1000)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+    if isinstance(tls, TLS) and tls.server_name:
+        chosen.append(("grpc.ssl_target_name_override", tls.server_name))
+    return [*chosen, *more]
+
+
+def error_of(error: Any) -> TfsError:
+    """A grpc.RpcError as the TfsError of its code."""
+    return from_code(error.code().value[0], error.details() or "")
