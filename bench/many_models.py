@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from bench.runner import Launch, Process, family, free_port, save
-from bench.versions import PLUS, publish, states
+from bench.versions import CNN, publish, states
 
 
 def config_of(names: list[str], directory: Path) -> str:
@@ -35,7 +35,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-many-") as temporary:
         directory = Path(temporary)
         for name in names:
-            publish(PLUS / "1", directory / name, 1)
+            publish(CNN, directory / name, 1)
         config = directory / "models.conf"
         config.write_text(config_of(names, directory))
         ports = {"grpc": free_port(), "rest": free_port()}

@@ -15,8 +15,11 @@ from pathlib import Path
 
 States = Mapping[int, str]
 
+MODELS = Path(__file__).parents[1] / "tests" / "conformance" / "models"
 # Adds the number of its version to what it is given; versions 1, 2, 3, 5 and 10 exist.
-PLUS = Path(__file__).parents[1] / "tests" / "conformance" / "models" / "plus"
+PLUS = MODELS / "plus"
+# A small convolution net with variables: loads in 20 to 40 ms.
+CNN = MODELS / "cnn" / "1"
 
 
 def publish(source: Path, base: Path, version: int) -> None:
