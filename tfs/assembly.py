@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from tfs import _fastpath, config, messages, servable
 from tfs._fastpath import Engine, LoadedServable, Mailbox
+from tfs.batching import Batching
 from tfs.errors import Code
 from tfs.lifecycle.options import LifecycleOptions
 from tfs.lifecycle.server_core import ServerCore
@@ -46,6 +47,7 @@ class Parts:
 
     prepared: config.Prepared
     engine: Engine
+    batching: Batching
     mailbox: Mailbox
     core: ServerCore[LoadedServable]
     methods: dict[str, Handler]
@@ -60,6 +62,9 @@ class Parts:
     def start_models(self) -> None:
         """Blocks until every model has a version that serves; raises the start-up error."""
         self.core.start(self.prepared.models)
+        period_s = self.prepared.settings.model_config_file_poll_wait_seconds
+        if period_s > 0:
+            self.batching.watch(period_s)
 
     async def open_ports(self) -> None:
         """gRPC first, then REST, each announced by the reference's ready line. Raises TfsError for an address that is taken."""
@@ -86,6 +91,7 @@ class Parts:
         """Unloads every model and ends the core's threads. Blocks."""
         if self.native is not None:
             self.native.close()
+        self.batching.close()
         self.core.close()
         self.engine.close()
 
@@ -203,6 +209,7 @@ def tls_files(ssl: config.Ssl | None) -> TlsFiles | None:
 def build(prepared: config.Prepared) -> Parts:
     """Makes every part; nothing is loaded or bound yet. TensorFlow must be in the process. Loop thread."""
     settings = prepared.settings
+    batching = Batching(prepared.loading, settings.batching_parameters_file)
     engine = Engine(
         max_runners=settings.max_runners,
         max_runners_per_model=settings.max_runners_per_model,
@@ -210,6 +217,7 @@ def build(prepared: config.Prepared) -> Parts:
         max_queued_bytes=settings.max_queued_bytes,
         tensor_content=settings.enable_serialization_as_tensor_content,
         check_method_names=settings.enable_signature_method_name_check,
+        batch_threads=batching.threads,
     )
     mailbox = engine.mailbox()
     warm_ups = WarmUpStats()
@@ -221,7 +229,7 @@ def build(prepared: config.Prepared) -> Parts:
             warm_ups=warm_ups.rows,
         )
     )
-    core = _server_core(prepared, engine, warm_ups, metrics)
+    core = _server_core(prepared, engine, batching, warm_ups, metrics)
     example_service = examples.ExampleService(
         engine,
         mailbox,
@@ -252,6 +260,7 @@ def build(prepared: config.Prepared) -> Parts:
     return Parts(
         prepared=prepared,
         engine=engine,
+        batching=batching,
         mailbox=mailbox,
         core=core,
         methods=method_table(example_service, metadata, model),
@@ -261,14 +270,14 @@ def build(prepared: config.Prepared) -> Parts:
 
 
 def _server_core(
-    prepared: config.Prepared, engine: Engine, warm_ups: WarmUpStats, metrics: Metrics
+    prepared: config.Prepared, engine: Engine, batching: Batching, warm_ups: WarmUpStats, metrics: Metrics
 ) -> ServerCore[LoadedServable]:
     settings, loading = prepared.settings, prepared.loading
     loader = servable.ServableLoader(
         tags=loading.saved_model_tags,
         session_config=loading.session_config,
         ensure_ops=lambda error_text: False,
-        configure=lambda loaded, path: None,
+        configure=batching.configure,
         count_load=metrics.count_load,
     )
     synthetic = SyntheticWarmUp(

@@ -113,17 +113,17 @@ cdef int batch_enable(Servable* servable, BatchThreads threads, dict given) exce
     return 0
 
 
-cdef int batch_update(Servable* servable, dict given) except -1:
-    """New settings for the batches to come; a servable that is not batched stays so.  Any thread.  Raises as batch_enable."""
+cdef int batch_update(Servable* servable, const BatchParams* params) except -1:
+    """New settings (batch_params_make, taken over) for the batches to come; a servable that is not batched stays so.  With the GIL
+    throughout: nobody closes the servable meanwhile."""
     cdef Batcher* batcher = <Batcher*>servable.batcher
-    cdef BatchParams params
     cdef BatchParams old
     if batcher == NULL:
+        free(params.allowed)
         return 0
-    batch_params_make(given, &params)
     pthread_mutex_lock(&batcher.lock)
     old = batcher.params
-    batcher.params = params
+    batcher.params = params[0]
     atomic_store32(&batcher.pad, params.pad)
     pthread_mutex_unlock(&batcher.lock)
     free(old.allowed)

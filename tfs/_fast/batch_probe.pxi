@@ -60,7 +60,9 @@ cdef class _ProbeBatcher:
         plan.inputs[index].fallback = probe_make(dtype, shape, data)
 
     def update(self, **parameters) -> None:
-        batch_update(self.servable, parameters)
+        cdef BatchParams params
+        batch_params_make(parameters, &params)
+        batch_update(self.servable, &params)
 
     def submit(self, int64_t now, list inputs, str signature="serving_default", object deadline=None, object outputs=None) -> int:
         """A call with `inputs` in plan order ((dtype, shape, tensor_content) or None: the default).  Returns its id."""

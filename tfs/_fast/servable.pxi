@@ -13,6 +13,7 @@ PYTHON_FUNCTION_WARNING = (
 cdef class LoadedServable:
     """One loaded version: session, plans and counters.  Made by `LoadedServable.load`; freed by `close`."""
 
+    cdef object __weakref__
     cdef Servable* core
     cdef TfModel model
     cdef object session_owner      # the fake session of a test, else None
@@ -187,7 +188,12 @@ cdef class LoadedServable:
 
     def update_batching(self, **parameters):
         """New settings for the batches to come, while running; nothing where batching is off.  Raises as enable_batching."""
-        batch_update(self.core, parameters)
+        cdef BatchParams params
+        batch_params_make(parameters, &params)
+        if self.core == NULL:
+            free(params.allowed)
+        else:
+            batch_update(self.core, &params)
 
     def wait_unused(self, double timeout_s):
         """After it left the map: waits (without the GIL) until no call holds it; False when the time is up."""
