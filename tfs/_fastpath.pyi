@@ -24,6 +24,9 @@ def load_runtime(directory: str) -> str:
 def fake_runtime() -> None:
     """Tests: fills the TensorFlow table with a small in-process fake, so that the engine runs without TensorFlow."""
 
+def report_crashes() -> None:
+    """Prints, on a fatal signal, which models were being run. Once per process, by the composition root."""
+
 def load_op_library(path: str) -> None:
     """`TF_LoadLibrary(path)`. Raises TfsError with TensorFlow's code and text. Any thread."""
 

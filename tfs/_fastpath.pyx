@@ -6,7 +6,7 @@ This file is the table of contents.  The parts below are one module in journey o
 
   nouns       platform   types      status     wire
   codec       crc32c     dtypes     tensor     request    response
-  TensorFlow  tensorflow session    heal       graph       op_traits
+  TensorFlow  tensorflow crash      session    heal       graph       op_traits
   model       plan       signature  servable   serving_map
   engine      counters   engine     timer      runner      lifetime
   batching    batch_counters        batch_queue           batch_admit           batch_decide
@@ -58,6 +58,7 @@ include "_fast/tensor.pxi"
 include "_fast/request.pxi"
 include "_fast/response.pxi"
 include "_fast/tensorflow.pxi"
+include "_fast/crash.pxi"
 include "_fast/session.pxi"
 include "_fast/heal.pxi"
 include "_fast/graph.pxi"

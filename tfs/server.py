@@ -53,13 +53,14 @@ async def _serve(prepared: config.Prepared) -> int:
 
 
 def _load_tensorflow(prepared: config.Prepared) -> None:
-    from tfs import servable
+    from tfs import _fastpath, servable
 
     settings = prepared.settings
     version = servable.load_tensorflow(
         xla=settings.xla_cpu_compilation_enabled or settings.xla_gpu_compilation_enabled
     )
     _log.debug("TensorFlow %s", version)
+    _fastpath.report_crashes()  # after the load: TensorFlow installs handlers of its own
     servable.load_op_libraries([path for path in settings.op_libraries.split(",") if path])
 
 

@@ -79,13 +79,16 @@ cdef int session_run(Servable* servable, Plan* plan, FetchSet* fetch, TF_Tensor*
     cdef uint8_t room[RUN_OPTIONS_MAX_BYTES]
     cdef TF_Buffer options = run_options(room, timeout_ms, pooled)
     cdef TF_Status* from_tf
+    cdef RunningSlot* slot
     cdef int code
     out[0] = result_new(fetch.count)
     if out[0] == NULL:
         return status_set(status, RESOURCE_EXHAUSTED, "out of memory")
     from_tf = tf.NewStatus()
+    slot = crash_enter(servable, plan)
     servable.run(servable.session, &options, plan.feeds, feeds, plan.input_count, fetch.fetches, out[0].tensors, fetch.count,
                  from_tf)
+    crash_leave(slot)
     code = status_from_tf(status, from_tf)
     tf.DeleteStatus(from_tf)
     if code != OK:
