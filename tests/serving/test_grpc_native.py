@@ -40,6 +40,7 @@ from native_support import (  # noqa: E402
     request_headers,
     wait_for,
 )
+from support import plain_environment  # noqa: E402
 
 from tfs.errors import TfsError  # noqa: E402
 
@@ -494,6 +495,11 @@ def test_channel_arguments():
             pass
 
 
+def test_channel_arguments_are_documented():
+    page = (Path(__file__).parents[2] / "docs" / "native.md").read_text()
+    assert [name for name in _fastpath._ARGUMENTS if f"| `{name}` |" not in page] == []
+
+
 def test_connection_limit():
     with native_server(max_connections=3) as server:
         peers = [Peer(server.ports[0]) for _ in range(3)]
@@ -532,7 +538,7 @@ def test_h2load(server, tmp_path):
     done = subprocess.run(
         [need("h2load"), "-n", "20000", "-c", "8", "-m", "32", "-d", str(tmp_path / "body"), "-H", "content-type: application/grpc",
          "-H", "te: trailers", f"http://127.0.0.1:{server.ports[0]}{PREDICT}"],
-        capture_output=True, text=True, check=True, timeout=60,
+        capture_output=True, text=True, check=True, timeout=60, env=plain_environment(),
     )  # fmt: skip
     assert "20000 succeeded, 0 failed" in done.stdout
     assert server.stats()["answered"] == 20000
@@ -543,7 +549,7 @@ def test_nghttp(server, tmp_path):
     done = subprocess.run(
         [need("nghttp"), "-v", "-d", str(tmp_path / "body"), "-H", "content-type: application/grpc",
          f"http://127.0.0.1:{server.ports[0]}{PREDICT}"],
-        capture_output=True, check=True, timeout=60,
+        capture_output=True, check=True, timeout=60, env=plain_environment(),
     )  # fmt: skip
     assert b"grpc-status: 0" in done.stdout
 
@@ -553,7 +559,7 @@ def test_curl(server, tmp_path):
     done = subprocess.run(
         [need("curl"), "-sS", "--http2-prior-knowledge", "--data-binary", f"@{tmp_path / 'body'}", "-H",
          "content-type: application/grpc", f"http://127.0.0.1:{server.ports[0]}{PREDICT}"],
-        capture_output=True, check=True, timeout=60,
+        capture_output=True, check=True, timeout=60, env=plain_environment(),
     )  # fmt: skip
     assert done.stdout == message(b"hello")
 
@@ -586,7 +592,7 @@ def test_grpc_js(server, tmp_path):
         home.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
             [npm, "install", "--no-audit", "--no-fund", "--prefix", str(home), "@grpc/grpc-js@1"],
-            check=False, capture_output=True, text=True, timeout=100,
+            check=False, capture_output=True, text=True, timeout=100, env=plain_environment(),
         )  # fmt: skip
         if done.returncode != 0:
             pytest.skip(f"npm could not install @grpc/grpc-js: {done.stderr[-200:]}")
@@ -596,6 +602,7 @@ def test_grpc_js(server, tmp_path):
         check=True,
         capture_output=True,
         text=True,
+        env=plain_environment(),
         timeout=60,
     )
     result = json.loads(done.stdout)
