@@ -25,7 +25,7 @@ from tfs.service.metadata import MetadataService
 from tfs.service.model import ModelService
 from tfs.service.waiting import outcome, settle
 from tfs.transport import rest_routes as routes
-from tfs.transport.rest_protocol import error_body
+from tfs.transport.rest_protocol import error_body, respond
 from tfs.transport.rest_routes import Route
 
 _log = logging.getLogger(__name__)
@@ -50,15 +50,15 @@ _HTTP: Final[dict[int, int]] = {
     Code.UNAUTHENTICATED: 401,
 }
 _METHODS: Final = {routes.CLASSIFY: METHOD_CLASSIFY, routes.REGRESS: METHOD_REGRESS}
-_JSON: Final = b"application/json"
+_JSON: Final = b"content-type: application/json\r\n"
 _CORS: Final = [
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-allow-methods", b"POST, GET"),
-    (b"access-control-allow-headers", b"Content-Type"),
+    b"access-control-allow-origin: *\r\n",
+    b"access-control-allow-methods: POST, GET\r\n",
+    b"access-control-allow-headers: Content-Type\r\n",
 ]
-_WATCHED: Final = frozenset(
-    {b"accept-encoding", b"content-encoding", b"content-length", b"expect", b"origin"}
-)
+_GZIP: Final = [b"content-encoding: gzip\r\n", b"vary: accept-encoding\r\n"]
+# What is looked at before the body is read.
+_WATCHED: Final = frozenset({b"content-encoding", b"content-length", b"expect"})
 # Smaller answers are not worth the client's time; larger bodies are (de)compressed off the loop.
 GZIP_MIN_BYTES: Final = 4096
 _GZIP_THREAD_BYTES: Final = 1 << 16
@@ -120,34 +120,41 @@ class RestApp:
         self._pages = pages
         self._limit = settings.max_body_bytes
         self._timeout_ns = settings.timeout_ms * 1_000_000 if settings.timeout_ms > 0 else None
-        self._extra = _CORS if settings.cors else []
+        self._headers = [_JSON, *_CORS] if settings.cors else [_JSON]
         self._routes: dict[tuple[str, bytes], Route] = {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """One request. `scope` is uvicorn's, with `target` and `connection` added by RestProtocol."""
+        """One request. `scope` is uvicorn's, with what RestProtocol adds; the answer goes out by `respond`, not by `send`."""
         headers = {name: value for name, value in scope["headers"] if name in _WATCHED}
         try:
             if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
                 raise _Refused(417, "The only expectation that this server meets is 100-continue")
             route = self._routes.get((scope["method"], scope["target"]))
             if route is None:
-                await self._first_time(scope, headers, receive, send)
-            elif route.action == routes.PREDICT:
+                route = await self._first_time(scope)
+            if route is None:
+                return
+            if route.action == routes.PREDICT:
                 body = await self._body(headers, receive)
                 status, answer = await self._predict(route, body, scope["connection"])
-                await self._reply(send, headers, status, answer, self._extra)
             else:
-                await self._other(scope, headers, receive, send)
+                status, answer = await self._other(route, headers, receive)
+            if len(answer) >= GZIP_MIN_BYTES and _wants_gzip(scope):
+                answer = await _packed(answer)
+                await respond(scope, status, [*self._headers, *_GZIP], answer)
+            else:
+                await respond(scope, status, self._headers, answer)
         except _Refused as refused:
             # A client that was promised a 100 keeps its body for itself: where the next request begins is anybody's guess.
-            close = [(b"connection", b"close")] if b"expect" in headers else []
-            await self._reply(send, headers, refused.status, error_body(refused.message), self._extra + close)
+            scope["cycle"].keep_alive &= b"expect" not in headers
+            await respond(scope, refused.status, self._headers, error_body(refused.message))
         except _Gone:
             pass
 
     # -- what is not yet known to be a route
 
-    async def _first_time(self, scope: Any, headers: dict[bytes, bytes], receive: Any, send: Any) -> None:
+    async def _first_time(self, scope: Any) -> Route | None:
+        """The route, remembered; None when there is none and the request has been answered."""
         method: str = scope["method"]
         if method not in routes.METHODS:
             raise _Refused(501, f"Method {method} is not implemented")
@@ -158,35 +165,33 @@ class RestApp:
         make_page = self._pages.get(path)
         if make_page is not None:
             page = make_page(path, full_path[len(path) :])
-            await self._reply(send, headers, page.status, page.body, [], content_type=page.content_type)
+            await respond(scope, page.status, [b"content-type: %s\r\n" % page.content_type], page.body)
         elif not routes.is_api(full_path):
-            await self._reply(
-                send, headers, 404, error_body(f"Not found: {method} {full_path.decode('ascii')}"), []
-            )
+            body = error_body(f"Not found: {method} {full_path.decode('ascii')}")
+            await respond(scope, 404, [_JSON], body)
         elif method == "OPTIONS":
-            await self._preflight(headers, send)
+            await self._preflight(scope)
         else:
             try:
                 route = routes.find(method, full_path)
-            except routes.NoNumber:
-                self._count("", METHOD_OTHER, Code.INVALID_ARGUMENT, time.monotonic_ns())
-                await self._reply(send, headers, 400, b"", self._extra)
             except TfsError as error:
                 self._count("", METHOD_OTHER, error.code, time.monotonic_ns())
-                await self._reply(send, headers, _HTTP[error.code], error_body(error.message), self._extra)
+                body = b"" if isinstance(error, routes.NoNumber) else error_body(error.message)
+                await respond(scope, _HTTP[error.code], self._headers, body)
             else:
                 if len(self._routes) >= _CACHED_ROUTES:
                     self._routes.clear()
                 self._routes[method, scope["target"]] = route
-                await self(scope, receive, send)
+                return route
+        return None
 
-    async def _preflight(self, headers: dict[bytes, bytes], send: Any) -> None:
+    async def _preflight(self, scope: Any) -> None:
         """OPTIONS of anything under /v1/: only the Origin is looked at."""
         started = time.monotonic_ns()
-        origin = headers.get(b"origin", b"")
+        origin = _header(scope, b"origin")
         known = b"http://" in origin or b"https://" in origin
         self._count("", METHOD_OTHER, Code.OK if known else Code.FAILED_PRECONDITION, started)
-        await self._reply(send, headers, 200 if known else 400, b"", self._extra)
+        await respond(scope, 200 if known else 400, self._headers, b"")
 
     # -- the API
 
@@ -214,8 +219,7 @@ class RestApp:
         except Exception as error:
             return _unexpected(route, error)
 
-    async def _other(self, scope: Any, headers: dict[bytes, bytes], receive: Any, send: Any) -> None:
-        route = self._routes[scope["method"], scope["target"]]
+    async def _other(self, route: Route, headers: dict[bytes, bytes], receive: Any) -> tuple[int, bytes]:
         started = time.monotonic_ns()
         code = Code.OK
         try:
@@ -235,7 +239,7 @@ class RestApp:
         except Exception as error:
             code, (status, answer) = Code.INTERNAL, _unexpected(route, error)
         self._count(route.model, _METHODS.get(route.action, METHOD_OTHER), code, started)
-        await self._reply(send, headers, status, answer, self._extra)
+        return status, answer
 
     async def _by_example(self, route: Route, body: bytes) -> bytes:
         """Classify or regress: JSON -> Examples -> one run -> JSON."""
@@ -281,27 +285,6 @@ class RestApp:
             return await asyncio.to_thread(gunzip, body, limit)
         return body
 
-    async def _reply(
-        self,
-        send: Any,
-        headers: dict[bytes, bytes],
-        status: int,
-        body: bytes,
-        extra: list[tuple[bytes, bytes]],
-        *,
-        content_type: bytes = _JSON,
-    ) -> None:
-        answer = [(b"content-type", content_type), *extra]
-        if len(body) >= GZIP_MIN_BYTES and _wants_gzip(headers):
-            if len(body) < _GZIP_THREAD_BYTES:
-                body = gzip.compress(body, 1)
-            else:
-                body = await asyncio.to_thread(gzip.compress, body, 1)
-            answer += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
-        answer.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": answer})
-        await send({"type": "http.response.body", "body": body})
-
 
 def _too_large(limit: int) -> _Refused:
     return _Refused(413, f"The request body is larger than {limit} bytes (--rest_max_body_bytes)")
@@ -313,12 +296,23 @@ def _unexpected(route: Route, error: Exception) -> tuple[int, bytes]:
     return 500, error_body("Internal error; the server's log has the details")
 
 
-def _wants_gzip(headers: dict[bytes, bytes]) -> bool:
-    for item in headers.get(b"accept-encoding", b"").lower().split(b","):
+def _header(scope: Any, wanted: bytes) -> bytes:
+    """A header's value, b"" when it is absent."""
+    return next((value for name, value in scope["headers"] if name == wanted), b"")
+
+
+def _wants_gzip(scope: Any) -> bool:
+    for item in _header(scope, b"accept-encoding").lower().split(b","):
         name, _, parameters = item.partition(b";")
         if name.strip() in (b"gzip", b"x-gzip", b"*"):
             return parameters.replace(b" ", b"") not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")
     return False
+
+
+async def _packed(body: bytes) -> bytes:
+    if len(body) < _GZIP_THREAD_BYTES:
+        return gzip.compress(body, 1)
+    return await asyncio.to_thread(gzip.compress, body, 1)
 
 
 def gunzip(body: bytes, limit: int) -> bytes:
