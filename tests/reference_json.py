@@ -89,7 +89,11 @@ def read(body: bytes) -> Any:
 
 
 def raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    """Bytes that were not UTF-8 as they came; an escaped lone surrogate in three bytes."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 # --- how values are shown in messages -----------------------------------------------------------------------------------------
@@ -154,7 +158,7 @@ def dump(value: Any) -> str:
 
 
 def fault(text: str) -> InvalidArgument:
-    return InvalidArgument(raw(text).decode("utf-8", "replace"))
+    return InvalidArgument(raw(text).decode("utf-8", "surrogateescape"))
 
 
 # --- values to elements -------------------------------------------------------------------------------------------------------

@@ -461,6 +461,15 @@ def test_documents_of_the_wrong_shape(body: str, message: str) -> None:
     assert refusal(body) == message
 
 
+def test_bytes_that_are_not_utf8_are_quoted_as_they_came() -> None:
+    message = refusal(b'{"instances": "\xff\xfe\xe9"}').encode("utf-8", "surrogateescape")
+    assert (
+        message
+        == b'JSON Value: {\n    "instances": "\xff\xfe\xe9"\n} Expecting \'instances\' to be an list/array'
+    )
+    assert values(decode(b'{"inputs": "\xff\xfe"}', STRING)["x"]) == b"\xff\xfe"
+
+
 def test_a_dump_stops_at_256_bytes() -> None:
     pad = ", ".join(f'"k{i}": [{i}, {i}.5, null, true, "v"]' for i in range(40))
     message = refusal(f'{{"instances": [], "pad": {{{pad}}}}}')

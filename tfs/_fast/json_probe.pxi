@@ -50,7 +50,7 @@ def _probe_json_decode(body: bytes, inputs: dict, signature: bytes = b"serving_d
         with nogil:
             rc = json_decode(call)
         if rc != OK:
-            raise status_error(&call.status)
+            raise json_error(&call.status)
         if not show:
             return None
         found = {probe_bytes(call.inputs[i].alias).decode(): probe_tensor(&call.inputs[i]) for i in range(call.input_count)}
@@ -84,7 +84,7 @@ def _probe_json_encode(outputs: dict, row: bool, rows: tuple | None = None, time
             with nogil:
                 rc = json_encode(call, &out)
             if rc != OK:
-                raise status_error(&call.status)
+                raise json_error(&call.status)
         return out.ptr[:out.len]
     finally:
         text_free(&out)

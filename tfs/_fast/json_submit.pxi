@@ -1,6 +1,6 @@
 # json_submit.pxi: the JSON codec as a consumer of the engine: submit a REST body, take the reply.
 #
-# Owns: the two functions that Engine.predict_json and the mailbox call.  Must not know: JSON, HTTP.
+# Owns: the functions that Engine.predict_json and the mailbox call.  Must not know: JSON, HTTP.
 
 cdef enum:
     JSON_WITHOUT_GIL = 65536       # results of so many bytes and more are printed with the GIL released
@@ -12,6 +12,12 @@ cdef void json_submit(Call* call) noexcept nogil:
         engine_fail(call, call.status.code)
         return
     engine_dispatch(call)
+
+
+cdef object json_error(const Status* status):
+    """status_error, but bytes of the body that are not UTF-8 survive (as surrogate escapes): REST answers quote them as they came."""
+    cdef bytes raw = status.text.ptr[:status.text.len] if status.text.ptr != NULL else b""
+    return errors.from_code(status.code, raw.decode("utf-8", "surrogateescape"))
 
 
 cdef bytes json_reply(Call* call):
@@ -26,7 +32,7 @@ cdef bytes json_reply(Call* call):
             code = json_encode(call, &out)
     try:
         if code != OK:
-            raise status_error(&call.status)
+            raise json_error(&call.status)
         return out.ptr[:out.len]
     finally:
         text_free(&out)
