@@ -11,6 +11,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+
 from tfs import config, logs
 from tfs.errors import Cancelled, TfsError
 
@@ -85,6 +86,9 @@ async def _until(stop: asyncio.Event, start: Callable[[], None]) -> bool:
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
+        starting.add_done_callback(
+            lambda task: task.exception()
+        )  # nobody waits for it any more: its end is not an error
         return False
     stopping.cancel()
     try:

@@ -62,11 +62,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the server too
     if ready(server, ports):
-        tool = Path(sys.executable).with_name("tfs")
         print(
             f"\nA digit 3, to be recognised from another terminal:\n"
             f"  curl -d @{MODELS / 'digit.json'} http://127.0.0.1:{ports[1]}/v1/models/mnist:predict\n"
-            f"  {tool} predict 127.0.0.1:{ports[0]} mnist @{MODELS / 'digit.json'}\n"
+            f"  {sys.executable} examples/mnist/ask.py 127.0.0.1:{ports[0]} {MODELS / 'digit.json'}\n"
             f"Ctrl-C stops the server.\n",
             flush=True,
         )

@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 import pytest
 import requests
-from support import Server, has_native_transport, plain_environment
+from support import Server, accepts, has_native_transport, plain_environment
 
 from tfs import messages
 
@@ -250,7 +250,6 @@ def test_sigterm_finishes_what_is_in_flight(server: Callable[..., Server], trans
 # flags -> a piece of the one line that says what is wrong; {models} and {tmp} are filled in.
 BAD_STARTS = {
     "no model": ([], "model_base_path"),
-    "no such directory": (["--model_base_path={tmp}/nowhere", "--max_num_load_retries=0"], "{tmp}/nowhere"),
     "config file missing": (["--model_config_file={tmp}/nowhere.config"], "{tmp}/nowhere.config"),
     "config file broken": (["--model_config_file={tmp}/broken.config"], "broken.config"),
     "batching file without batching": (
@@ -262,6 +261,26 @@ BAD_STARTS = {
     "no SavedModel": (["--model_base_path={tmp}/hollow", "--max_num_load_retries=0"], "{tmp}/hollow/1"),
     "broken SavedModel": (["--model_base_path={tmp}/garbled", "--max_num_load_retries=0"], "{tmp}/garbled/1"),
 }
+
+
+def test_missing_base_path_is_waited_for(
+    start_server: Callable[..., Server], models: Path, tmp_path: Path
+) -> None:
+    """As the reference does: the directory is named at once, the ports stay closed, and it is served when it appears."""
+    base = tmp_path / "late"
+    one = start_server(f"--model_base_path={base}", "--model_name=late", "--file_system_poll_wait_seconds=1")
+    one.wait_log(f"{base} not found")
+    assert not accepts(one.grpc_port)
+    shutil.copytree(models / "half_plus_two", base)
+    one.wait_ready()
+    assert list(call(one.target, half("late").SerializeToString()).outputs["y"].float_val) == [2.5, 3.0, 4.5]
+    one.stop()
+
+
+def test_sigterm_while_waiting_for_a_model(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    one = start_server(f"--model_base_path={tmp_path}/nowhere")
+    one.wait_log("nowhere not found")
+    one.stop()
 
 
 @pytest.mark.parametrize("what", BAD_STARTS)
