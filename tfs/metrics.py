@@ -76,6 +76,25 @@ PROCESSED_SIZE: Final = Family(
 )
 LOAD_ATTEMPTS: Final = Family(SAVED_MODEL + "load_attempt_count", "counter", "Attempts to load a version.")
 LOAD_LATENCY: Final = Family(SAVED_MODEL + "load_latency", "counter", "Microseconds of loading versions.")
+# Batching by model and signature: family -> key of `Counters["batching"]`.
+BATCH_SERIES: Final = (
+    (
+        Family("tfs_batch_wait_us", "histogram", "Microseconds calls wait for their batch.", _QUEUING_LIMITS),
+        "wait",
+    ),
+    (Family("tfs_batch_rows", "histogram", "Rows of a batch without padding.", _SIZE_LIMITS), "size"),
+    (Family("tfs_batch_calls_total", "counter", "Calls run in batches."), "calls"),
+    (Family("tfs_batch_rows_total", "counter", "Rows run in batches."), "rows"),
+    (Family("tfs_batch_padding_rows_total", "counter", "Rows of padding run in batches."), "padding_rows"),
+    (Family("tfs_batch_reruns_total", "counter", "Runs to part good calls from bad ones."), "reruns"),
+    (Family("tfs_batch_spoiled_calls_total", "counter", "Calls failed with their batch."), "spoiled"),
+    (
+        Family("tfs_batch_skipped_calls_total", "counter", "Calls expired or cancelled before their run."),
+        "skipped",
+    ),
+    (Family("tfs_batch_queued_calls", "gauge", "Calls in open or waiting batches, now."), "queued_calls"),
+    (Family("tfs_batch_queued_rows", "gauge", "Rows in open or waiting batches, now."), "queued_rows"),
+)
 QUEUED_CALLS: Final = Family("tfs_queued_calls", "gauge", "Calls that wait for a runner or a batch, now.")
 QUEUED_BYTES: Final = Family("tfs_queued_bytes", "gauge", "Bytes of the requests that wait, now.")
 RUNNING: Final = Family("tfs_running_calls", "gauge", "Runs of graphs under way, now.")
@@ -234,6 +253,10 @@ def _batching(counters: Mapping[str, Any]) -> Iterator[Metric]:
         yield _histograms(
             PADDING_SIZE, [({"execution_batch_size": str(size)}, cell) for size, cell in padding]
         )
+    series = sorted(counters["batching"].items())
+    for family, key in BATCH_SERIES:
+        cells = [({"model_name": m, "signature_name": s}, one[key]) for (m, s), one in series]
+        yield _histograms(family, cells) if family.kind == "histogram" else _numbers(family, cells)
 
 
 def _metric(family: Family) -> Metric:

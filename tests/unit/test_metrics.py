@@ -41,6 +41,7 @@ def counters(**more: Any) -> dict[str, Any]:
         "input_size": histogram(15),
         "processed_size": histogram(15),
         "padding": {},
+        "batching": {},
         "queued_calls": 3,
         "queued_bytes": 1_234_567,
         "running": 1,

@@ -50,7 +50,7 @@ cdef class BatchThreads:
             padding = padding.next
         series = pool.counters.series
         while series != NULL:
-            shown[span_text(series.model), span_text(series.signature)] = batch_series_show(series)
+            shown[batch_series_key(series)] = batch_series_show(series)
             series = series.next
         pthread_mutex_unlock(&pool.counters.lock)
         face_depths(pool, &input_size, shown)
@@ -58,8 +58,10 @@ cdef class BatchThreads:
         return found
 
 
-cdef str span_text(Span span):
-    return (<const char*>span.ptr)[:span.len].decode("utf-8", "replace") if span.len else ""
+cdef tuple batch_series_key(const BatchSeries* series):
+    """(model, signature); the NULs in the name of a union of signatures (LoadedServable.define_union) become "+"."""
+    model = span_bytes(series.model).decode("utf-8", "replace")
+    return model, span_bytes(series.signature).decode("utf-8", "replace").strip("\0").replace("\0", "+")
 
 
 cdef int face_depths(BatchPool* pool, BatchHistogram* input_size, dict shown) except -1:
@@ -92,7 +94,7 @@ cdef int face_depth(Batcher* batcher, dict shown) except -1:
     cdef int32_t i
     for i in range(batcher.ring_count):
         if queue.series != NULL:
-            entry = shown.get((span_text(queue.series.model), span_text(queue.series.signature)))
+            entry = shown.get(batch_series_key(queue.series))
             if entry is not None:
                 entry["queued_calls"] += queue.calls
                 entry["queued_rows"] += queue.rows
