@@ -19,7 +19,8 @@ cdef tuple BLOCKING_PREFIXES = (b"Queue", b"RandomShuffleQueue", b"FIFOQueue", b
                                 b"Iterator", b"OneShotIterator", b"MultiDeviceIterator", b"Collective", b"TPU")
 cdef tuple BLOCKING_SUFFIXES = (b"Dataset", b"DatasetV2", b"DatasetV3", b"Iterator", b"IteratorV2")
 
-# Pure functions of their inputs, and reads of variables and tables: running one twice is not observable.
+# Pure functions of their inputs, and reads of variables and tables: running one twice is not observable.  Calls and control flow are
+# listed too: what they run is reached, and judged, by itself.
 cdef frozenset STATELESS_OPS = frozenset(b"""
     Abs Acos Acosh Add AddN AddV2 All Any ApproximateEqual ArgMax ArgMin AsString Asin Asinh Assert Atan Atan2 Atanh AvgPool AvgPool3D
     BatchMatMul BatchMatMulV2 BatchMatMulV3 BatchNormWithGlobalNormalization BatchToSpace BatchToSpaceND BiasAdd BiasAddV1
@@ -57,6 +58,7 @@ cdef frozenset STATELESS_OPS = frozenset(b"""
     UniqueWithCountsV2 Unpack UnravelIndex UnsortedSegmentJoin UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd
     UnsortedSegmentSum UpperBound VarHandleOp VarIsInitializedOp VariableV2 Variable Where Xdivy Xlog1py Xlogy ZerosLike Zeta
     _Arg _Retval _FusedConv2D _FusedMatMul StatefulPartitionedCall
+    If Case StatelessCase While StatelessWhile Enter Exit LoopCond NextIteration
 """.split())
 
 cdef frozenset PYTHON_OPS = frozenset((b"PyFunc", b"PyFuncStateless", b"EagerPyFunc"))
