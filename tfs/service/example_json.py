@@ -28,9 +28,9 @@ _SPACE: Final = re.compile(r"[ \t\n\v\f\r]+")
 _INT64_MIN: Final = -(1 << 63)
 _INT64_MAX: Final = (1 << 63) - 1
 _UINT64_MAX: Final = (1 << 64) - 1
-# Tokens that the reference reads and Python's json does not; strings are matched first, so nothing inside one is touched.
-_ODD_NUMBERS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|-?Inf(?:inity)?|-NaN', re.DOTALL)
-_ODD: Final = {"Inf": "Infinity", "-Inf": "-Infinity", "-NaN": "NaN"}
+# Numbers that the reference reads and Python's json does not (its NaN, half read, may go on as Inf); strings are matched first, so
+# nothing inside one is touched.
+_ODD_NUMBERS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|(-?)(?:(NaN)|(?:Na?)?Inf(?:inity)?)', re.DOTALL)
 
 
 class _Object(dict[str, Any]):
@@ -99,10 +99,15 @@ def _parse(body: bytes) -> Any:
     try:
         return _DECODER.raw_decode(text)[0]
     except json.JSONDecodeError:
-        plain = _ODD_NUMBERS.sub(lambda token: _ODD.get(token[0], token[0]), text)
-        return _DECODER.raw_decode(plain)[0]
+        return _DECODER.raw_decode(_ODD_NUMBERS.sub(_plain, text))[0]
     except RecursionError:
         raise InvalidArgument("JSON Value is nested too deeply") from None
+
+
+def _plain(token: re.Match[str]) -> str:
+    """An odd number as Python's json spells it; strings as they are."""
+    sign, nan = token[1], token[2]
+    return token[0] if sign is None else nan or sign + "Infinity"
 
 
 def _object(members: list[tuple[str, Any]]) -> _Object:

@@ -46,6 +46,7 @@ def refused(body: str) -> str:
         ("1e2", ("float_list", [100.0])),
         ("[2.5, 1e300, -1e300]", ("float_list", [2.5, math.inf, -math.inf])),
         ("[Infinity, -Infinity, Inf, -Inf]", ("float_list", [math.inf, -math.inf] * 2)),
+        ("[NInf, -NaInfinity]", ("float_list", [math.inf, -math.inf])),
         ('"abc"', ("bytes_list", [b"abc"])),
         ('"\\u00e9\\ud83d\\ude00\\n\\u0000"', ("bytes_list", ["\u00e9\U0001f600\n\0".encode()])),
         ('["Inf", "-NaN"]', ("bytes_list", [b"Inf", b"-NaN"])),
