@@ -45,6 +45,7 @@ SUITES: dict[str, Callable[[Effort], list[Row]]] = {
     "batcher": micro("batcher"),
     "json_codec": micro("json_codec"),
     "engine": micro("engine"),
+    "client": micro("client"),
     "batching": stress.batching,
     "poison": stress.poison,
     "isolation": stress.isolation,

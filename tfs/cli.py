@@ -19,7 +19,15 @@ FAILED: Final = 255  # What the reference's -1 becomes.
 MISUSED: Final = 2
 
 # Name -> (module with `main(arguments: list[str]) -> int`, one line of help).
-COMMANDS: Final[dict[str, tuple[str, str]]] = {}
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "models": ("tfs.commands.models", "List models and versions on disk."),
+    "inspect": ("tfs.commands.inspect", "Show the signatures of a SavedModel or a served model."),
+    "predict": ("tfs.commands.predict", "Ask a served model."),
+    "status": ("tfs.commands.status", "Show the versions of a served model and their states."),
+    "reload": ("tfs.commands.reload", "Replace a server's set of models."),
+    "warmup": ("tfs.commands.warmup", "Write a version's warm-up file."),
+    "load": ("tfs.commands.load", "Send calls at a steady rate and show the latencies."),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

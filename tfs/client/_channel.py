@@ -86,6 +86,21 @@ def options(
     return [*chosen, *more]
 
 
+def open_blocking(
+    target: str | Sequence[str],
+    tls: TLS | bool | None,
+    keepalive_s: float | None,
+    retries: int,
+    more: Sequence[tuple[str, Any]],
+) -> grpc.Channel:
+    """A channel for blocking calls; connects when first used."""
+    arguments = options(tls, keepalive_s, retries, more)
+    found = credentials(tls)
+    if found is None:
+        return grpc.insecure_channel(target_of(target), arguments)
+    return grpc.secure_channel(target_of(target), found, arguments)
+
+
 def error_of(error: Any) -> TfsError:
     """A grpc.RpcError as the TfsError of its code."""
     return from_code(error.code().value[0], error.details() or "")

@@ -42,13 +42,7 @@ class Client:
         UNAVAILABLE (at most 4). options: more gRPC channel arguments."""
         self._metadata = tuple(metadata)
         self._timeout = timeout
-        arguments = _channel.options(tls, keepalive_s, retries, options)
-        credentials = _channel.credentials(tls)
-        address = _channel.target_of(target)
-        if credentials is None:
-            self._channel = grpc.insecure_channel(address, arguments)
-        else:
-            self._channel = grpc.secure_channel(address, credentials, arguments)
+        self._channel = _channel.open_blocking(target, tls, keepalive_s, retries, options)
         self._methods: dict[str, Any] = {}
 
     def predict(

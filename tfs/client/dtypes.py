@@ -111,6 +111,11 @@ def numpy_type(dtype: int) -> np.dtype[Any]:
     return storage(dtype)
 
 
+def is_bits(dtype: int) -> bool:
+    """Whether arrays of `dtype` hold bare bits here, because numpy lacks the type and ml_dtypes is not installed."""
+    return dtype in _OWN_NAMES and numpy_type(dtype).num < 256
+
+
 def dtype_name(dtype: int) -> str:
     """`DT_FLOAT`, or for numbers nobody knows `DataType 99`."""
     try:

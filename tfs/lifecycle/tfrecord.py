@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Final
 
 from tfs._fastpath import crc32c
@@ -42,3 +42,12 @@ def read(file: BinaryIO) -> Iterator[bytes]:
             raise DataLoss(f"corrupted record at {body_at}")
         yield body
         offset = body_at + length + _CHECKSUM.size
+
+
+def write(file: BinaryIO, bodies: Iterable[bytes]) -> None:
+    """Appends `bodies` to `file` as records. Raises OSError."""
+    for body in bodies:
+        length = len(body).to_bytes(8, "little")
+        file.write(_HEADER.pack(len(body), mask(crc32c(length))))
+        file.write(body)
+        file.write(_CHECKSUM.pack(mask(crc32c(body))))

@@ -1,0 +1,1 @@
+"""The sub-commands of `tfs`, one module each with `main(arguments) -> exit status`; none imports TensorFlow."""
