@@ -28,13 +28,13 @@ House rules
   5. Functions are prefixed with the part they live in; struct fields are written only by the stage named in types.pxi.
 """
 
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, INT64_MAX, INT64_MIN, INT32_MAX
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uuint32_t, uint64_t, INT64_MAX
 from libc.stdio cimport snprintf
 from libc.stdlib cimport malloc, calloc, realloc, free, qsort
 from libc.string cimport memcpy, memcmp, memset, memchr, memmove, strlen
 
 from tfs._tf cimport (
-    TF_Buffer, TF_DeviceList, TF_Graph, TF_Library, TF_Operation, TF_OperationDescription, TF_Output, TF_Session, TF_SessionOptions,
+    TF_Buffer, TF_DeviceList, TF_Graph, TF_Operation, TF_OperationDescription, TF_Output, TF_Session, TF_SessionOptions,
     TF_Status, TF_TString, TF_Tensor, TfApi,
 )
 

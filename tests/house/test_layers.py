@@ -40,7 +40,18 @@ LAYERS: list[tuple[str, str, set[str]]] = [
     (
         "tfs.server",
         "server",
-        {"logs", "transport", "service", "lifecycle", "servable", "core", "config", "messages", "errors", "metrics"},
+        {
+            "logs",
+            "transport",
+            "service",
+            "lifecycle",
+            "servable",
+            "core",
+            "config",
+            "messages",
+            "errors",
+            "metrics",
+        },
     ),
     ("tfs.client", "client", {"errors", "core"}),
 ]

@@ -1,8 +1,8 @@
 # batch_admit.pxi: validated settings, and the door of a queue: join, split or refuse.  Pure, as batch_queue.pxi is.
 #
 # Owns: the texts of refusals and of wrong settings.  Must not know: threads, sessions, transports.
-# Strategy: batch_params_make is the only validation of settings; batch_enqueue either queues the whole call or changes nothing and leaves numbers in BatchRefusal, so that a refusal costs
-# the lock's other users no text.
+# Strategy: batch_params_make is the only validation of settings; batch_enqueue either queues the whole call or changes
+# nothing and leaves numbers in BatchRefusal, so that a refusal costs the lock's other users no text.
 
 
 cdef int64_t batch_field(dict given, str name, int64_t default) except? -1:

@@ -2,8 +2,8 @@
 #
 # Owns: _bench_batcher.  Must not know: more than the seams of the batch parts.
 # Strategy: each producer thread keeps its share of calls in flight: it submits what came back, checks that every answer holds its own
-# value, and sleeps when nothing came back (until half of its calls are).  The session copies one float per row.  `cancel_every` n > 0: each n-th call is cancelled
-# right after it was submitted, so that answers race.
+# value, and sleeps when nothing came back (until half of its calls are).  The session copies one float per row.
+# `cancel_every` n > 0: each n-th call is cancelled right after it was submitted, so that answers race.
 
 from posix.unistd cimport usleep
 

@@ -10,7 +10,7 @@ cdef enum:
     INLINE_MIN_SEEN = 4            # runs of a (fetch set, size bucket) before its time is believed; the first costs 10-30 ms
     INLINE_DEADLINE_FACTOR = 8     # the time left must be this many times the p99 estimate
     STATS_SETTLED = 16             # runs that may still be warming caches up (oneDNN: the first runs of a shape cost 1.5-3.5 x)
-    POOLED_FROM_NS = 2 * NS_PER_MS # from here on TensorFlow's pool (its own timeout, inter-op parallelism) costs little: +30 us
+    POOLED_FROM_NS = 2 * NS_PER_MS  # from here on TensorFlow's pool (its own timeout, inter-op parallelism) costs little: +30 us
     FEEDS_ON_STACK = 16
 
 cdef int64_t MAX_REPLY_BYTES = 2147483647          # protobuf's own limit of a message

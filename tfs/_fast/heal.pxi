@@ -117,4 +117,3 @@ cdef list heal_model(TfModel* model, list twins, list variables):
         warnings.append(f"{len(missing)} variables are read by a signature but neither restored nor assigned ({names}): calls that read "
                         "them will fail; export the model again with model.export or from inside the variables' owner")
     return warnings
-

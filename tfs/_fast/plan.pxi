@@ -10,7 +10,6 @@ cdef enum:
     MAX_FETCH_SETS = 8             # per signature, besides "everything": at most 9 executors, under 3 MB
 
 
-
 cdef int slot_search(const uint8_t* slots, size_t stride, int32_t count, Span alias) noexcept nogil:
     """Index of the slot called `alias`; the alias is the first field of both slot structs.  -1 = none."""
     cdef int32_t low = 0, high = count - 1, middle
