@@ -28,7 +28,7 @@ House rules
   5. Functions are prefixed with the part they live in; struct fields are written only by the stage named in types.pxi.
 """
 
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uuint32_t, uint64_t, INT64_MAX
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, INT64_MAX
 from libc.stdio cimport snprintf
 from libc.stdlib cimport malloc, calloc, realloc, free, qsort
 from libc.string cimport memcpy, memcmp, memset, memchr, memmove, strlen
