@@ -45,6 +45,8 @@ class Batching:
         # version directory of each batched version (what it was configured with stands beside it)
         self._known: weakref.WeakKeyDictionary[LoadedServable, tuple[str, BatchingParameters]]
         self._known = weakref.WeakKeyDictionary()
+        self._seen = b""  # the content that `_common` was read from
+        self._complaints: dict[str, str] = {}
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
         self.threads: BatchThreads | None = None
@@ -65,14 +67,11 @@ class Batching:
             self._known[servable] = directory, parameters
 
     def reload(self) -> None:
-        """Reads the files again and gives changed settings to the versions in service, for the batches to come. A file that cannot be
-        read or used changes nothing and is logged; so is a change that needs a restart."""
+        """Reads the files again and gives changed settings to the versions in service, for the batches to come. What cannot be read or
+        used leaves them as they are and is logged once; so is a change that needs a restart."""
         with self._lock:
             if self._common is not None and self._file:
-                try:
-                    self._common = self._checked(config.read_batching_parameters(self._file))
-                except TfsError as error:
-                    _log.error("%s is not taken over: %s", self._file, error.message)
+                self._read_common(self._common)
             for servable, (directory, before) in list(self._known.items()):
                 self._update(servable, directory, before)
 
@@ -101,12 +100,25 @@ class Batching:
         path = os.path.join(directory, PER_MODEL_FILE)
         return config.read_batching_parameters(path) if os.path.exists(path) else None
 
-    def _checked(self, parameters: BatchingParameters) -> BatchingParameters:
-        assert self._common is not None
+    def _read_common(self, before: BatchingParameters) -> None:
+        try:
+            with open(self._file, "rb") as file:
+                content = file.read()
+            if content == self._seen:
+                return
+            self._common = config.read_batching_parameters(self._file)
+            self._seen = content
+        except (OSError, TfsError) as error:
+            self._complain(self._file, f"{self._file} is not taken over: {error}")
+            return
         for name in sorted(_PROCESS_WIDE):
-            if getattr(parameters, name) != getattr(self._common, name):
+            if getattr(self._common, name) != getattr(before, name):
                 _log.warning("%s: a change of %s is taken over by a restart only", self._file, name)
-        return parameters
+
+    def _complain(self, about: str, text: str) -> None:
+        if self._complaints.get(about) != text:
+            self._complaints[about] = text
+            _log.error("%s", text)
 
     def _update(self, servable: LoadedServable, directory: str, before: BatchingParameters) -> None:
         try:
@@ -115,12 +127,8 @@ class Batching:
                 return  # without its file a version keeps what it has: batching cannot be turned off under calls that wait
             servable.update_batching(**core_parameters(parameters))
         except TfsError as error:
-            _log.error(
-                "%s version %d keeps its batching parameters: %s",
-                servable.name,
-                servable.version,
-                error.message,
-            )
+            name = f"{servable.name} version {servable.version}"
+            self._complain(name, f"{name} keeps its batching parameters: {error.message}")
             return
         self._known[servable] = directory, parameters
         _log.info("%s version %d: changed batching parameters", servable.name, servable.version)
