@@ -96,14 +96,17 @@ class ExampleService:
         request = parse("MultiInferenceRequest", body)
         examples = example_bytes(body)
         spec = request.tasks[0].model_spec if request.tasks else messages.ModelSpec()
-        response = await self._run(
-            METHOD_MULTI,
-            spec,
-            timeout_ns,
-            ENTRY_GRPC,
-            lambda servable: ask_multi(servable, request.tasks, examples, self._check),
-        )
-        self._count_examples(spec.name, len(examples))
+
+        def ask(servable: LoadedServable) -> Asked:
+            asked = ask_multi(servable, request.tasks, examples, self._check)
+
+            def finish(outputs: Outputs) -> Any:
+                self._count_examples(spec.name, len(examples))
+                return asked.finish(outputs)
+
+            return Asked(asked.request, finish)
+
+        response = await self._run(METHOD_MULTI, spec, timeout_ns, ENTRY_GRPC, ask)
         return bytes(response.SerializeToString())
 
     async def single(

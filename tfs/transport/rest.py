@@ -174,9 +174,9 @@ class RestApp:
         else:
             try:
                 route = routes.find(method, full_path)
-            except TfsError as error:
-                self._count("", METHOD_OTHER, error.code, time.monotonic_ns())
-                body = b"" if isinstance(error, routes.NoNumber) else error_body(error.message)
+            except routes.BadRoute as error:
+                self._count(error.model, METHOD_OTHER, error.code, time.monotonic_ns())
+                body = b"" if error.silent else error_body(error.message)
                 await respond(scope, _HTTP[error.code], self._headers, body)
             else:
                 if len(self._routes) >= _CACHED_ROUTES:

@@ -47,8 +47,14 @@ class Route:
     label: str | None = None
 
 
-class NoNumber(InvalidArgument):
-    """A version beyond int64: the reference's text for it never reaches the client, whose answer has no body."""
+class BadRoute(InvalidArgument):
+    """A path of the API that is no request. `model` is what it named all the same ("" when nothing matched), for the metrics.
+
+    `silent`: the reference's text never reaches the client, whose answer has no body."""
+
+    def __init__(self, message: str, model: str = "", *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.model, self.silent = model, silent
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes] | None:
@@ -68,32 +74,32 @@ def is_api(full_path: bytes) -> bool:
 
 
 def find(method: str, full_path: bytes) -> Route:
-    """The route of an API path (with its query); raises InvalidArgument with the reference's text, or NoNumber."""
+    """The route of an API path (with its query); raises BadRoute with the reference's text."""
+    pattern = {"POST": _POST, "GET": _GET}.get(method)
+    match = pattern.fullmatch(full_path) if pattern is not None else None
+    if match is None:
+        raise BadRoute(_malformed(method, full_path))
+    captured, version, label, last = match.groups()
+    model = _decode(captured or b"")
+    if version is not None and (len(version.lstrip(b"0")) > 19 or int(version) > _LARGEST_VERSION):
+        raise BadRoute(f"Failed to convert version: {version.decode()} to numeric.", model, silent=True)
     if method == "POST":
-        match = _POST.fullmatch(full_path)
-        if match is not None:
-            model, version, label, verb = match.groups()
-            route = _route(verb.decode(), model, version, label)
-            if route.action in (PREDICT, CLASSIFY, REGRESS):
-                return route
-    elif method == "GET":
-        match = _GET.fullmatch(full_path)
-        if match is not None:
-            model, version, label, metadata = match.groups()
-            if model is None and match[0].count(b"/") == 2:
-                return Route(LIST, "")
-            route = _route(METADATA if metadata == b"metadata" else STATUS, model or b"", version, label)
-            if not route.model:
-                raise InvalidArgument("Missing model name in request.")
-            return route
-    raise InvalidArgument(f"Malformed request: {method} {full_path.decode('ascii')}")
+        action = last.decode()
+        if action not in (PREDICT, CLASSIFY, REGRESS):
+            raise BadRoute(_malformed(method, full_path), model)
+    elif model:
+        action = METADATA if last == b"metadata" else STATUS
+    elif match[0].count(b"/") == 2:
+        return Route(LIST, "")
+    else:
+        raise BadRoute("Missing model name in request.")
+    return Route(
+        action, model, None if version is None else int(version), None if label is None else _decode(label)
+    )
 
 
-def _route(action: str, model: bytes, version: bytes | None, label: bytes | None) -> Route:
-    number = None if version is None else int(version)
-    if number is not None and number > _LARGEST_VERSION:
-        raise NoNumber(f"Failed to convert version: {number} to numeric.")
-    return Route(action, _decode(model), number, None if label is None else _decode(label))
+def _malformed(method: str, full_path: bytes) -> str:
+    return f"Malformed request: {method} {full_path.decode('ascii')}"
 
 
 def _decode(name: bytes) -> str:
