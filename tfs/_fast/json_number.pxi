@@ -151,7 +151,7 @@ cdef inline int json_number(JsonReader* reader, JsonNumber* number) noexcept nog
         while at < end and json_is_digit(at[0]):
             digits = digits * 10 + (at[0] - 48)
             at += 1
-    count = at - start if digits else 0                # a leading 0 takes no room
+    count = at - start if start[0] != 48 else 0        # a 0 before the point takes no room
     if at >= end or (at[0] != 46 and (at[0] | 32) != 101):
         if count > JSON_MAX_DIGITS or (minus and digits > <uint64_t>1 << 63):
             return json_number_slow(reader, number)
