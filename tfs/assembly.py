@@ -84,11 +84,10 @@ class Parts:
         if self.native is not None:
             waits.append(self._drain_native(self.native, grace_s))
         await asyncio.gather(*waits)
-        asyncio.get_running_loop().remove_reader(self.mailbox.fileno())
-        self.mailbox.close()
 
     def close(self) -> None:
-        """Unloads every model and ends the core's threads. Blocks."""
+        """Unloads every model and ends the core's threads. Blocks, on a thread: the loop must go on draining the mailbox, because a call
+        whose run outlives its answer holds its servable until the loop has freed it."""
         if self.native is not None:
             self.native.close()
         self.batching.close()
