@@ -62,8 +62,8 @@ cdef Call* runner_take(EngineCore* engine) noexcept nogil:
     if servable == NULL:
         return NULL
     call = servable.queue_head
-    servable.queue_head = call.next
-    if call.next == NULL:
+    servable.queue_head = call.queue_next
+    if call.queue_next == NULL:
         servable.queue_tail = NULL
     engine.waiting -= 1
     servable.running += 1
@@ -131,12 +131,12 @@ cdef void runner_push(Call* call) noexcept nogil:
     cdef Servable* servable = call.servable
     cdef bint watch = False
     call_hold(call)
-    call.next = NULL
+    call.queue_next = NULL
     pthread_mutex_lock(&engine.lock)
     if servable.queue_tail == NULL:
         servable.queue_head = call
     else:
-        servable.queue_tail.next = call
+        servable.queue_tail.queue_next = call
     servable.queue_tail = call
     engine.waiting += 1
     ring_update(engine, servable)

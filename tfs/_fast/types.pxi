@@ -158,7 +158,7 @@ cdef struct Servable:              # one loaded version
 
 cdef struct Call:
     # -- owned by the consumer (transport), set before submit
-    Call* next                     # the consumer's list link once answered; the engine's queue link before
+    Call* next                     # the consumer's list link, from `done` on
     void (*done)(Call* call) noexcept nogil
     void (*release)(Call* call) noexcept nogil
     void* owner
@@ -201,6 +201,7 @@ cdef struct Call:
     ReplyTensor* reply             # arena; what response_size measured, for response_write
     int64_t run_ns                 # time inside the session, for the metrics
     # -- the engine's own
+    Call* queue_next               # link of the runners' queue: a call may be answered (and in the consumer's list) and still queued
     int32_t timer_index            # place in the timer's heap, -1 = not in it
     int32_t queued_calls           # 1 while counted against the queue limits
     Arena arena
