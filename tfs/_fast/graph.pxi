@@ -15,10 +15,12 @@ cdef enum:
     LIBRARY_FUNCTION = 1
     FUNCTION_SIGNATURE = 1
     FUNCTION_NODE = 3
+    FUNCTION_ATTR = 5
     OPDEF_NAME = 1
     MAP_KEY = 1
     MAP_VALUE = 2
     ATTR_LIST = 1
+    ATTR_BOOL = 5
     ATTR_TYPE = 6
     ATTR_FUNC = 10
     LIST_FUNC = 9
@@ -40,6 +42,7 @@ cdef struct GraphIndex:
     uint32_t mask
     int32_t* stack                 # of the walk: indexes to visit
     int32_t depth
+    int32_t must_compile           # the walk met a function that XLA compiles (jit_compile=True), once per input shape
 
 
 cdef inline uint64_t span_hash(Span span) noexcept nogil:
@@ -212,6 +215,22 @@ cdef void graph_push_functions(GraphIndex* index, Span value) noexcept nogil:
                 return
 
 
+cdef void graph_see_attr(GraphIndex* index, Span entry) noexcept nogil:
+    """One entry of an attribute map: functions it names, and whether it asks for XLA."""
+    cdef Span key, value
+    cdef Cursor inner
+    cdef uint32_t field, kind
+    cdef uint64_t number
+    if not graph_field(entry, MAP_VALUE, &value):
+        return
+    graph_push_functions(index, value)
+    if not graph_field(entry, MAP_KEY, &key) or not span_is(key, "_XlaMustCompile"):
+        return
+    inner = wire_cursor(value)
+    if wire_tag(&inner, &field, &kind) == 0 and field == ATTR_BOOL and kind == WIRE_VARINT and wire_varint(&inner, &number) == 0:
+        index.must_compile |= number != 0
+
+
 cdef void graph_push_node(GraphIndex* index, Span body, bint in_function) noexcept nogil:
     """Pushes what a NodeDef leads to: its inputs (main graph only: a function body is walked whole) and its functions."""
     cdef Cursor cursor = wire_cursor(body)
@@ -230,8 +249,8 @@ cdef void graph_push_node(GraphIndex* index, Span body, bint in_function) noexce
             graph_push(index, graph_input_node(value), False)
         elif field == NODE_OP:
             graph_push(index, value, True)           # an op whose type is a function's name: a call
-        elif field == NODE_ATTR and graph_field(value, MAP_VALUE, &value):
-            graph_push_functions(index, value)
+        elif field == NODE_ATTR:
+            graph_see_attr(index, value)
 
 
 cdef int graph_collect(GraphIndex* index, set ops, set variables) except -1:
@@ -255,15 +274,20 @@ cdef int graph_collect(GraphIndex* index, set ops, set variables) except -1:
         while cursor.at < cursor.end:
             if wire_tag(&cursor, &field, &kind) < 0:
                 break
-            if field != FUNCTION_NODE or kind != WIRE_BYTES:
+            if (field != FUNCTION_NODE and field != FUNCTION_ATTR) or kind != WIRE_BYTES:
                 if wire_skip(&cursor, field, kind) < 0:
                     break
                 continue
             if wire_bytes(&cursor, &body) < 0:
                 break
+            if field == FUNCTION_ATTR:
+                graph_see_attr(index, body)
+                continue
             if graph_field(body, NODE_OP, &op):
                 ops.add(span_bytes(op))
             graph_push_node(index, body, True)
+    if index.must_compile:
+        ops.add(b"_XlaMustCompile")
     return 0
 
 
@@ -271,6 +295,7 @@ cdef int graph_reach(GraphIndex* index, list roots, list cuts, set ops, set vari
     """Ops and variables that the tensors `roots` (names as bytes) need when the tensors `cuts` are fed."""
     cdef int32_t i
     cdef Span span
+    index.must_compile = 0
     for i in range(index.count):
         index.nodes[i].seen = 0
     for name in cuts:

@@ -57,7 +57,7 @@ cdef frozenset STATELESS_OPS = frozenset(b"""
     UnicodeDecode UnicodeDecodeWithOffsets UnicodeEncode UnicodeScript UnicodeTranscode Unique UniqueV2 UniqueWithCounts
     UniqueWithCountsV2 Unpack UnravelIndex UnsortedSegmentJoin UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd
     UnsortedSegmentSum UpperBound VarHandleOp VarIsInitializedOp VariableV2 Variable Where Xdivy Xlog1py Xlogy ZerosLike Zeta
-    _Arg _Retval _FusedConv2D _FusedMatMul StatefulPartitionedCall
+    _XlaMustCompile _Arg _Retval _FusedConv2D _FusedMatMul StatefulPartitionedCall
     If Case StatelessCase While StatelessWhile Enter Exit LoopCond NextIteration
 """.split())
 
