@@ -51,6 +51,7 @@ cdef enum:
     COUNTED_CODES = 17
     LATENCY_BUCKETS = 34           # 33 limits and +Inf
     MAX_STRANGERS = 1000           # names never loaded that get counters of their own: a scan cannot grow memory
+    MAX_STRANGER_BYTES = 256       # ... nor can long names
 
 cdef struct Histogram:
     int64_t buckets[LATENCY_BUCKETS]
@@ -112,7 +113,7 @@ cdef CounterShard* counters_shard(ModelCounters* counters) noexcept nogil:
 cdef ModelCounters* counters_of(EngineCore* engine, Span name, bint stranger) noexcept nogil:
     """The counters of a model name, made at first use.  Takes a lock: not for the data path of known models.
 
-    `stranger`: the name is not (or not yet) a model; beyond MAX_STRANGERS such names share the counters of "".
+    `stranger`: the name is not (or not yet) a model; beyond MAX_STRANGERS, or when very long, such names share the counters of "".
     """
     cdef ModelCounters* at
     cdef Span nobody
@@ -120,7 +121,7 @@ cdef ModelCounters* counters_of(EngineCore* engine, Span name, bint stranger) no
     nobody.len = 0
     pthread_mutex_lock(&engine.counters_lock)
     at = counters_find(engine.models, name)
-    if at == NULL and stranger and engine.strangers >= MAX_STRANGERS:
+    if at == NULL and stranger and (engine.strangers >= MAX_STRANGERS or name.len > MAX_STRANGER_BYTES):
         name = nobody
         at = counters_find(engine.models, name)
     if at == NULL:

@@ -144,30 +144,39 @@ cdef inline RunStats* engine_stats(Call* call) noexcept nogil:
 cdef inline void stats_update(RunStats* stats, int64_t run_ns) noexcept nogil:
     """Races lose a sample, never more.  The first run builds the executor and is forgotten; the next few start from the fastest;
     then a quantile walk: up by an eighth, down by an 800th, so that it rests where one run in a hundred is above."""
+    cdef int64_t seen = atomic_load64(&stats.seen)
+    cdef int64_t p99 = atomic_load64(&stats.p99_ns)
+    cdef int64_t mean = atomic_load64(&stats.mean_ns)
     cdef int64_t step
-    if stats.seen < STATS_SETTLED:
-        if stats.seen <= 1 or run_ns * 2 < stats.p99_ns:
-            stats.p99_ns = run_ns * 2
-            stats.mean_ns = run_ns
+    if seen < STATS_SETTLED:
+        if seen <= 1 or run_ns * 2 < p99:
+            p99 = run_ns * 2
+            mean = run_ns
     else:
-        stats.mean_ns += (run_ns - stats.mean_ns) // 16
-        if run_ns > stats.p99_ns:
-            step = stats.p99_ns // 8 + NS_PER_US
-            stats.p99_ns += step if run_ns - stats.p99_ns > step else run_ns - stats.p99_ns
+        mean += (run_ns - mean) // 16
+        if run_ns > p99:
+            step = p99 // 8 + NS_PER_US
+            p99 += step if run_ns - p99 > step else run_ns - p99
         else:
-            stats.p99_ns -= stats.p99_ns // 800 + 1
-    atomic_store64(&stats.seen, stats.seen + 1)
+            p99 -= p99 // 800 + 1
+    atomic_store64(&stats.p99_ns, p99)
+    atomic_store64(&stats.mean_ns, mean)
+    atomic_store64(&stats.seen, seen + 1)
 
 
 cdef inline bint engine_inline(Call* call, int64_t now) noexcept nogil:
     """Whether the submitting thread runs the model itself."""
     cdef RunStats* stats
+    cdef int64_t p99
     if call.inline_budget_ns <= 0 or call.plan.traits & (GRAPH_MAY_BLOCK | GRAPH_MANY_DEVICES):
         return False
     stats = engine_stats(call)
-    if atomic_load64(&stats.seen) < INLINE_MIN_SEEN or stats.p99_ns > call.inline_budget_ns:
+    if atomic_load64(&stats.seen) < INLINE_MIN_SEEN:
         return False
-    return call.deadline_ns == INT64_MAX or call.deadline_ns - now > stats.p99_ns * INLINE_DEADLINE_FACTOR
+    p99 = atomic_load64(&stats.p99_ns)
+    if p99 > call.inline_budget_ns:
+        return False
+    return call.deadline_ns == INT64_MAX or call.deadline_ns - now > p99 * INLINE_DEADLINE_FACTOR
 
 
 # -- running
@@ -233,7 +242,8 @@ cdef void engine_run(Call* call, bint on_runner) noexcept nogil:
     if code == OK:
         stats = engine_stats(call)
         # Known and short: on this thread. Unknown, long or able to block: TensorFlow's pool, whose timeout can end it.
-        pooled = on_runner and (stats.seen < INLINE_MIN_SEEN or stats.mean_ns > POOLED_FROM_NS or call.plan.traits & GRAPH_MAY_BLOCK)
+        pooled = on_runner and (atomic_load64(&stats.seen) < INLINE_MIN_SEEN or atomic_load64(&stats.mean_ns) > POOLED_FROM_NS
+                                or call.plan.traits & GRAPH_MAY_BLOCK)
         atomic_add64(&call.engine.running, 1)
         began = now_ns()
         code = session_run(call.servable, call.plan, call.fetch, feeds, engine_time_left_ms(call, began), pooled, &result, &status)

@@ -27,8 +27,7 @@ cdef int engine_start(EngineCore* engine) noexcept nogil:
 
 
 cdef void engine_stop(EngineCore* engine) noexcept nogil:
-    """Runs what is queued, joins the threads, frees the engine.  Nobody may submit any more."""
-    runners_stop(engine)
+    """Joins the timer's thread and frees the engine.  After runners_stop; nobody may submit any more."""
     pthread_mutex_lock(&engine.timer_lock)
     engine.timer_stopping = 1
     pthread_cond_signal(&engine.timer_wake)

@@ -28,6 +28,7 @@ cdef enum ReplyKind:
 cdef struct MailCore:              # outlives the Mailbox object while calls point to it
     Call* answered                 # lock-free stack
     Call* released
+    int32_t pushing                # threads inside mail_push
     int fd
 
 cdef enum:
@@ -35,8 +36,10 @@ cdef enum:
 
 
 cdef void mail_push(MailCore* mail, Call** stack, Call* call) noexcept nogil:
+    """The loop may take the call, and with it the last reference to the mailbox, as soon as it is on the list: hence `pushing`."""
     cdef Call* head
     cdef uint64_t one = 1
+    atomic_add32(&mail.pushing, 1)
     while True:
         head = <Call*>atomic_load_ptr(stack)
         call.next = head
@@ -44,6 +47,7 @@ cdef void mail_push(MailCore* mail, Call** stack, Call* call) noexcept nogil:
             break
     if head == NULL:
         posix_write(mail.fd, &one, 8)
+    atomic_add32(&mail.pushing, -1)
 
 
 cdef void mail_done(Call* call) noexcept nogil:
@@ -93,6 +97,8 @@ cdef object ticket_take(Ticket ticket):
         answer = call_reply(call, ticket.kind)
     except errors.TfsError as error:
         answer = error
+    except MemoryError:
+        answer = errors.from_code(RESOURCE_EXHAUSTED, "out of memory for the reply")
     if atomic_add32(&call.refs, -1) == 0:
         ticket_free(call)
     return answer
@@ -234,6 +240,8 @@ cdef class Mailbox:
 
     def __dealloc__(self):
         if self.core != NULL:
+            while atomic_load32(&self.core.pushing):     # about to write to the eventfd: a microsecond
+                sched_yield()
             if self.core.fd >= 0:
                 posix_close(self.core.fd)
             free(self.core)

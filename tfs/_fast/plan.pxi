@@ -39,7 +39,7 @@ cdef Plan* plan_find(Servable* servable, Span signature) noexcept nogil:
     cdef Plan* plan
     if signature.len == 0:
         return servable.default_plan
-    plan = servable.plans
+    plan = <Plan*>atomic_load_ptr(&servable.plans)       # define_union adds to it
     while plan != NULL:
         if span_equal(plan.signature, signature):
             return plan
@@ -323,3 +323,4 @@ cdef void plan_free(Plan* plan) noexcept nogil:
     free(plan.feeds)
     pthread_mutex_destroy(&plan.lock)
     free(plan)
+    live_add(LIVE_PLAN, -1)

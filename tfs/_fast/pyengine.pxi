@@ -17,6 +17,7 @@ cdef class Engine:
     cdef object publish_lock
     cdef object published          # the LoadedServables in the map, kept alive
     cdef BatchThreads batch_threads
+    cdef int64_t inside            # threads inside a submit without the GIL; guarded by the GIL
 
     def __cinit__(self, *, int max_runners=0, int max_runners_per_model=0, int64_t max_queued_calls=0, int64_t max_queued_bytes=0,
                   bint tensor_content=False, bint check_method_names=False, BatchThreads batch_threads=None):
@@ -25,6 +26,7 @@ cdef class Engine:
             raise MemoryError
         self.publish_lock = threading.Lock()
         self.batch_threads = batch_threads
+        self.published = []
         self.core.max_runners = max_runners or DEFAULT_MAX_RUNNERS
         self.core.max_runners_per_model = max_runners_per_model or DEFAULT_MAX_RUNNERS_PER_MODEL
         self.core.max_queued_calls = max_queued_calls or DEFAULT_MAX_QUEUED_CALLS
@@ -39,14 +41,23 @@ cdef class Engine:
         if self.core != NULL:
             self.stop()
 
+    cdef int check_open(self) except -1:
+        if self.core == NULL:
+            raise errors.Unavailable("the server is shutting down")
+        return 0
+
     def publish(self, models, labels):
         """Swaps the serving map: name -> version -> servable, name -> label -> version (None: label map not initialised)."""
         cdef ServingMap* map
         kept = [servable for versions in models.values() for servable in versions.values()]
         with self.publish_lock:
+            self.check_open()
             map = map_build(self.core, models, labels)
+            self.published = [*self.published, *kept]    # `resolve` may see either map until the swap is done
+            self.inside += 1
             with nogil:
                 map_publish(self.core, map)
+            self.inside -= 1
             self.published = kept
 
     def mailbox(self):
@@ -55,7 +66,11 @@ cdef class Engine:
 
     cdef Ticket ticket(self, Mailbox mailbox, bytes body, timeout_ns, object done, int method, int entry, int kind):
         cdef Ticket ticket = Ticket.__new__(Ticket)
-        cdef Call* call = call_new(self.core)
+        cdef int64_t start = now_ns()
+        cdef int64_t deadline = deadline_after(start, timeout_ns)
+        cdef Call* call
+        self.check_open()
+        call = call_new(self.core)
         if call == NULL:
             raise MemoryError
         ticket.call = call
@@ -74,14 +89,14 @@ cdef class Engine:
         call.method = method
         call.entry = entry
         call.inline_budget_ns = PYTHON_INLINE_NS
-        call.start_ns = now_ns()
-        if timeout_ns is not None:
-            call.deadline_ns = call.start_ns + <int64_t>timeout_ns
+        call.start_ns = start
+        call.deadline_ns = deadline
         return ticket
 
     cdef object settle(self, Ticket ticket):
-        """After submit: the answer if it is there (errors raised), else the ticket."""
+        """After submit, which counted itself in `inside`: the answer if it is there (errors raised), else the ticket."""
         cdef object answer
+        self.inside -= 1
         if atomic_swap32(&ticket.core.phase, PHASE_RETURNED) != PHASE_ANSWERED:
             return ticket
         answer = ticket_take(ticket)
@@ -94,6 +109,7 @@ cdef class Engine:
         cdef Ticket ticket = self.ticket(mailbox, request, timeout_ns, done, METHOD_PREDICT, entry, REPLY_PROTO)
         cdef Call* call = ticket.call
         cdef uint64_t mode
+        self.inside += 1
         with nogil:
             mode = denormals_flush()
             engine_submit(call)
@@ -105,7 +121,13 @@ cdef class Engine:
         cdef Ticket ticket = self.ticket(mailbox, body, timeout_ns, done, METHOD_PREDICT, ENTRY_REST, REPLY_JSON)
         cdef Call* call = ticket.call
         cdef uint64_t mode
-        call_set_spec(call, model, version, label)
+        try:
+            call_set_spec(call, model, version, label)
+        except BaseException:
+            ticket.call = NULL
+            ticket_free(call)
+            raise
+        self.inside += 1
         with nogil:
             mode = denormals_flush()
             json_submit(call)
@@ -121,6 +143,7 @@ cdef class Engine:
             return self.run_blocking(None, request, timeout_ns, method)
         ticket = self.ticket(mailbox, request, timeout_ns, done, method, entry, REPLY_OUTPUTS)
         call = ticket.call
+        self.inside += 1
         with nogil:
             mode = denormals_flush()
             engine_submit(call)
@@ -129,24 +152,30 @@ cdef class Engine:
 
     def run_on(self, LoadedServable servable not None, bytes request not None, int method=METHOD_WARMUP):
         """Blocking run on a servable that need not be published: model_spec's name and version are ignored."""
+        servable.check_open()
         return self.run_blocking(servable, request, None, method)
 
     cdef object run_blocking(self, LoadedServable servable, bytes request, timeout_ns, int method):
-        cdef Waiter* waiter = waiter_new(self.core, bytes_span(request))
+        cdef int64_t start = now_ns()
+        cdef int64_t deadline = deadline_after(start, timeout_ns)
+        cdef Waiter* waiter
         cdef Call* call
+        self.check_open()
+        waiter = waiter_new(self.core, bytes_span(request))
         if waiter == NULL:
             raise MemoryError
         call = waiter.call
         call.method = method
-        call.start_ns = now_ns()
-        if timeout_ns is not None:
-            call.deadline_ns = call.start_ns + <int64_t>timeout_ns
+        call.start_ns = start
+        call.deadline_ns = deadline
         if servable is not None:
             servable_hold(servable.core)
             call.servable = servable.core
+        self.inside += 1
         with nogil:
             engine_submit(call)
             waiter_wait(waiter)
+        self.inside -= 1
         try:
             return call_reply(call, REPLY_OUTPUTS)
         finally:
@@ -154,8 +183,10 @@ cdef class Engine:
 
     def resolve(self, str model, version, label):
         """The published LoadedServable for a model spec; raises the reference's errors."""
-        cdef Call* call = call_new(self.core)
+        cdef Call* call
         cdef LoadedServable found
+        self.check_open()
+        call = call_new(self.core)
         if call == NULL:
             raise MemoryError
         try:
@@ -173,6 +204,7 @@ cdef class Engine:
         """A snapshot of all counters and histograms."""
         cdef dict requests = {}, latency = {}, run = {}
         cdef ModelCounters* at
+        self.check_open()
         pthread_mutex_lock(&self.core.counters_lock)
         at = self.core.models
         pthread_mutex_unlock(&self.core.counters_lock)
@@ -188,21 +220,34 @@ cdef class Engine:
     def count_request(self, str model, int method, int entry, int code, int64_t latency_ns):
         """Counts a request that did not come through `predict` or `predict_json`."""
         cdef bytes name = model.encode("utf-8", "surrogateescape")
+        self.check_open()
         counters_request(counters_of(self.core, bytes_span(name), True), method, entry, code, latency_ns)
 
     def close(self):
-        """Waits for the calls under way, joins all core threads.  Idempotent; nothing may be submitted afterwards."""
+        """Refuses new calls (UNAVAILABLE), waits for those under way, joins all core threads.  Idempotent."""
         if self.core != NULL:
             self.stop()
 
     cdef void stop(self) noexcept:
         cdef EngineCore* core = self.core
         self.core = NULL
+        with nogil:
+            runners_stop(core)
+        while self.inside:                           # found it open, and are now refused or run their call themselves
+            with nogil:
+                sched_yield()
         if self.batch_threads is not None:
             self.batch_threads.close()
         with nogil:
             engine_stop(core)
-        self.published = None
+        self.published = []
+
+
+cdef int64_t deadline_after(int64_t start_ns, timeout_ns) except? -1:
+    """The deadline on the engine's clock; INT64_MAX = none, which is also what lies beyond the clock."""
+    if timeout_ns is None or timeout_ns >= INT64_MAX - start_ns:
+        return INT64_MAX
+    return start_ns + <int64_t>max(timeout_ns, 0)
 
 
 cdef int call_set_spec(Call* call, str model, version, label) except -1:

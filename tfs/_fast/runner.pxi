@@ -113,26 +113,48 @@ cdef void* runner_body(void* argument) noexcept nogil:
     return NULL
 
 
-cdef void runner_spawn(EngineCore* engine) noexcept nogil:
-    """With the lock.  When the system refuses a thread the others must do."""
+cdef bint runner_spawn(EngineCore* engine) noexcept nogil:
+    """With the lock.  False when there are enough or the system refuses a thread: the others must do, the growth check tries again."""
     cdef pthread_t thread
     if engine.runners >= engine.max_runners:
-        return
+        return False
     engine.runners += 1
     if thread_start(&thread, runner_body, engine, "tfs-runner") != 0:
         engine.runners -= 1
-        return
+        return False
     pthread_detach(thread)                     # engine_stop waits for `runners` to reach zero instead
+    return True
+
+
+cdef void runner_wake(EngineCore* engine, bint* watch) noexcept nogil:
+    """After a call was queued, with the lock: an idle runner, a new one, or (`watch`) the timer's eye on those that are busy.
+
+    Two calls may be waiting for one idle runner that was signalled and has not run yet: the second needs more than the signal.
+    """
+    if engine.idle:
+        pthread_cond_signal(&engine.work)
+    if engine.waiting <= engine.idle or (engine.runners < engine.base_runners and runner_spawn(engine)):
+        return
+    if not engine.growth_watch:
+        watch[0] = True
+        engine.growth_watch = 1
+        engine.growth_seen = engine.completed
+        engine.growth_since_ns = now_ns()
 
 
 cdef void runner_push(Call* call) noexcept nogil:
-    """Queues an admitted call.  The queue holds the ticket."""
+    """Queues an admitted call, or refuses it while the engine stops.  The queue holds the ticket."""
     cdef EngineCore* engine = call.engine
     cdef Servable* servable = call.servable
     cdef bint watch = False
-    call_hold(call)
     call.queue_next = NULL
     pthread_mutex_lock(&engine.lock)
+    if engine.stopping:                        # the runners may have ended already
+        pthread_mutex_unlock(&engine.lock)
+        engine_unqueue(call)
+        engine_refuse(call, UNAVAILABLE, "the server is shutting down")
+        return
+    call_hold(call)
     if servable.queue_tail == NULL:
         servable.queue_head = call
     else:
@@ -140,15 +162,7 @@ cdef void runner_push(Call* call) noexcept nogil:
     servable.queue_tail = call
     engine.waiting += 1
     ring_update(engine, servable)
-    if engine.waiting > engine.idle and engine.runners < engine.base_runners:
-        runner_spawn(engine)
-    elif engine.idle:
-        pthread_cond_signal(&engine.work)
-    elif not engine.growth_watch:
-        watch = True
-        engine.growth_watch = 1
-        engine.growth_seen = engine.completed
-        engine.growth_since_ns = now_ns()
+    runner_wake(engine, &watch)
     pthread_mutex_unlock(&engine.lock)
     if watch:
         timer_arm_growth(engine, now_ns() + GROWTH_STARVED_NS)
@@ -163,16 +177,16 @@ cdef bint ring_starved(EngineCore* engine) noexcept nogil:
 
 
 cdef void runners_check_growth(EngineCore* engine) noexcept nogil:
-    """The timer's look: calls wait and no runner is idle; did any run end since the last change?"""
+    """The timer's look: calls wait that a runner could take; did any run end since the last change?"""
     cdef int64_t now = now_ns()
     cdef bint again
     pthread_mutex_lock(&engine.lock)
-    again = engine.ring_head != NULL and engine.idle == 0 and not engine.stopping
+    again = engine.ring_head != NULL           # also with idle runners: they may just be waking up for other calls
     engine.growth_watch = again
     if again and engine.completed != engine.growth_seen:
         engine.growth_seen = engine.completed
         engine.growth_since_ns = now
-    elif again and now - engine.growth_since_ns >= (GROWTH_STARVED_NS if ring_starved(engine) else GROWTH_BUSY_NS):
+    elif again and engine.idle == 0 and now - engine.growth_since_ns >= (GROWTH_STARVED_NS if ring_starved(engine) else GROWTH_BUSY_NS):
         engine.growth_since_ns = now
         runner_spawn(engine)
     pthread_mutex_unlock(&engine.lock)

@@ -122,6 +122,11 @@ cdef class LoadedServable:
             self.core.default_plan = plan
         atomic_swap_ptr(&self.core.plans, plan)
 
+    cdef int check_open(self) except -1:
+        if self.core == NULL:
+            raise errors.FailedPrecondition(f"version {self.version} of model {self.name} is closed")
+        return 0
+
     cdef set judge_plans(self, GraphIndex* index):
         """Sets each plan's traits; warns of Python functions; returns the variables that some signature reads."""
         cdef Plan* plan = self.core.plans
@@ -147,10 +152,11 @@ cdef class LoadedServable:
 
         Aliases of the hidden signature are tensor names.  Any thread.  Raises InvalidArgument for an unknown signature.
         """
-        cdef bytes name = b"\0union\0" + b"\0".join(sorted(signature.encode() for signature in signatures))
+        cdef bytes name = b"\0union\0" + b"\0".join(sorted({signature.encode() for signature in signatures}))
         cdef dict inputs = {}, outputs = {}
         cdef Plan* plan
         cdef Plan* part
+        self.check_open()
         with self.define_lock:
             if plan_find(self.core, bytes_span(name)) == NULL:
                 traits = GRAPH_STATELESS
@@ -216,6 +222,8 @@ cdef class LoadedServable:
     cdef void release_core(self) noexcept:
         cdef Servable* core = self.core
         cdef Plan* plan
+        if core == NULL:                             # another thread closed it while this one waited
+            return
         self.core = NULL
         with nogil:
             batch_disable(core)
@@ -223,7 +231,6 @@ cdef class LoadedServable:
                 plan = core.plans
                 core.plans = plan.next
                 plan_free(plan)
-                live_add(LIVE_PLAN, -1)
             if self.model.graph != NULL:
                 model_free(&self.model)
             pthread_mutex_destroy(&core.lock)

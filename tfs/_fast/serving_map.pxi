@@ -188,8 +188,12 @@ cdef ServingMap* map_build(EngineCore* engine, object models, object labels) exc
     map.labels_known = labels is not None
     live_add(LIVE_MAP, 1)
     for i, name in enumerate(names):
-        map_build_model(engine, &map.models[i], name, models.get(name, {}), (labels or {}).get(name, {}))
         map.count += 1
+        try:
+            map_build_model(engine, &map.models[i], name, models.get(name, {}), (labels or {}).get(name, {}))
+        except BaseException:
+            map_free(map)                        # gives back the holds taken so far
+            raise
         at = <uint32_t>span_hash(map.models[i].name) & map.mask
         while map.buckets[at] >= 0:
             at = (at + 1) & map.mask
@@ -205,6 +209,7 @@ cdef int map_build_model(EngineCore* engine, MapModel* model, str name, object v
     model.label_versions = <int64_t*>calloc(len(labels) + 1, sizeof(int64_t))
     for version in sorted(versions):
         loaded = versions[version]
+        loaded.check_open()
         if loaded.core.counters == NULL:
             loaded.core.counters = counters_of(engine, model.name, False)
         servable_hold(loaded.core)

@@ -11,7 +11,7 @@ cdef enum:
 
 cdef inline void heap_put(EngineCore* engine, int32_t at, Call* call) noexcept nogil:
     engine.heap[at] = call
-    call.timer_index = at
+    atomic_store32(&call.timer_index, at)
 
 
 cdef void heap_up(EngineCore* engine, int32_t at, Call* call) noexcept nogil:
@@ -43,7 +43,7 @@ cdef void heap_down(EngineCore* engine, int32_t at, Call* call) noexcept nogil:
 cdef void heap_take(EngineCore* engine, int32_t at) noexcept nogil:
     """Removes the call at `at`."""
     cdef Call* last
-    engine.heap[at].timer_index = -1
+    atomic_store32(&engine.heap[at].timer_index, -1)
     engine.heap_size -= 1
     if at == engine.heap_size:
         return
@@ -83,7 +83,7 @@ cdef void timer_remove(Call* call) noexcept nogil:
     """After the call was answered; nothing when it is not in the heap."""
     cdef EngineCore* engine = call.engine
     cdef bint was_in = False
-    if call.deadline_ns == INT64_MAX:
+    if atomic_load32(&call.timer_index) < 0:   # only timer_add, before the hand-over, makes it anything else
         return
     pthread_mutex_lock(&engine.timer_lock)
     if call.timer_index >= 0:
