@@ -3,6 +3,12 @@
 # Owns: FakeSession: output i is input i modulo the number of inputs (same tensor contents); it can be told to wait, to fail, to take
 # time.  Must not know: tickets.
 
+cdef extern from * nogil:
+    """
+    static inline uint64_t tfs_thread_ident(void) { return (uint64_t)pthread_self(); }
+    """
+    uint64_t thread_ident "tfs_thread_ident"() noexcept
+
 cdef enum:
     FAKE_FLOAT = 1                 # DT_FLOAT
 
@@ -16,6 +22,8 @@ cdef struct FakeSessionCore:
     double poison                  # a float input that holds this value fails the run (NaN = nothing does)
     int64_t spin_ns                # CPU time to burn per run
     int64_t rows_seen              # dim 0 of the first feed of the last run
+    int64_t fetches_seen           # outputs asked for in the last run
+    uint64_t thread_seen           # the thread of the last run, as Python's threading.get_ident()
 
 
 cdef class FakeSession:
@@ -45,11 +53,15 @@ cdef class FakeSession:
 
     def fail(self, int code):
         """Every run from now on ends with `code` (0 = none)."""
+        pthread_mutex_lock(&self.core.lock)
         self.core.fail_code = code
+        pthread_mutex_unlock(&self.core.lock)
 
     def poison(self, double value):
         """Runs whose float input holds `value` fail with INVALID_ARGUMENT."""
+        pthread_mutex_lock(&self.core.lock)
         self.core.poison = value
+        pthread_mutex_unlock(&self.core.lock)
 
     def wait_started(self, int64_t runs, double timeout_s=10.0):
         """Whether `runs` runs have started within the time."""
@@ -74,6 +86,14 @@ cdef class FakeSession:
     @property
     def rows_seen(self):
         return atomic_load64(&self.core.rows_seen)
+
+    @property
+    def fetches_seen(self):
+        return atomic_load64(&self.core.fetches_seen)
+
+    @property
+    def thread_seen(self):
+        return <uint64_t>atomic_load64(<int64_t*>&self.core.thread_seen)
 
 
 cdef TF_Tensor* fake_copy(TF_Tensor* source) noexcept nogil:
@@ -102,14 +122,14 @@ cdef TF_Tensor* fake_copy(TF_Tensor* source) noexcept nogil:
     return made
 
 
-cdef bint fake_poisoned(FakeSessionCore* core, TF_Tensor* value) noexcept nogil:
+cdef bint fake_poisoned(double poison, TF_Tensor* value) noexcept nogil:
     cdef float* numbers
     cdef size_t i
-    if core.poison != core.poison or tf.TensorType(value) != FAKE_FLOAT:
+    if poison != poison or tf.TensorType(value) != FAKE_FLOAT:
         return False
     numbers = <float*>tf.TensorData(value)
     for i in range(tf.TensorByteSize(value) // sizeof(float)):
-        if numbers[i] == core.poison:
+        if numbers[i] == poison:
             return True
     return False
 
@@ -119,11 +139,16 @@ cdef void fake_session_run(void* session, const TF_Buffer* run_options, const TF
     """The SessionRunFn of a FakeSession."""
     cdef FakeSessionCore* core = <FakeSessionCore*>session
     cdef int64_t until
-    cdef int i, code = core.fail_code
+    cdef int i, code
+    cdef double poison
     pthread_mutex_lock(&core.lock)
-    core.started += 1
+    code = core.fail_code
+    poison = core.poison
+    atomic_add64(&core.started, 1)
+    atomic_store64(&core.fetches_seen, fetch_count)
+    atomic_store64(<int64_t*>&core.thread_seen, <int64_t>thread_ident())
     if feed_count and tf.NumDims(values[0]):
-        core.rows_seen = tf.Dim(values[0], 0)
+        atomic_store64(&core.rows_seen, tf.Dim(values[0], 0))
     pthread_cond_broadcast(&core.change)
     while core.gate == 0:
         pthread_cond_wait(&core.change, &core.lock)
@@ -134,7 +159,7 @@ cdef void fake_session_run(void* session, const TF_Buffer* run_options, const TF
     while core.spin_ns and now_ns() < until:
         pass
     for i in range(feed_count):
-        if fake_poisoned(core, values[i]):
+        if fake_poisoned(poison, values[i]):
             code = INVALID_ARGUMENT
     if code:
         fake_set_status(status, code, "the fake session was told to fail")
