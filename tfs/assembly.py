@@ -21,6 +21,7 @@ from tfs.lifecycle.server_core import build as build_server_core
 from tfs.lifecycle.synthetic import SyntheticWarmUp
 from tfs.lifecycle.warmup import WarmUp, WarmUpStats
 from tfs.metrics import Metrics, Sources
+from tfs.op_packages import OpPackages
 from tfs.service import examples, openapi
 from tfs.service.metadata import MetadataService
 from tfs.service.methods import API_NAMES, SERVICES, Handler, method_table
@@ -275,7 +276,7 @@ def _server_core(
     loader = servable.ServableLoader(
         tags=loading.saved_model_tags,
         session_config=loading.session_config,
-        ensure_ops=lambda error_text: False,
+        ensure_ops=OpPackages().ensure_ops,
         configure=batching.configure,
         count_load=metrics.count_load,
     )

@@ -104,12 +104,12 @@ class ServableLoader:
         return servable
 
     def _load(self, name: str, version: int, path: str) -> LoadedServable:
-        try:
-            return self._attempt(name, version, path)
-        except NotFound as error:
-            if not self.ensure_ops(error.message):
-                raise
-            return self._attempt(name, version, path)
+        while True:  # once per library that is missing: TensorFlow names one op at a time
+            try:
+                return self._attempt(name, version, path)
+            except NotFound as error:
+                if not self.ensure_ops(error.message):
+                    raise
 
     def _attempt(self, name: str, version: int, path: str) -> LoadedServable:
         check_saved_model(path)
