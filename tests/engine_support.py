@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,15 @@ class Consumer:
         self.inlined = 0
         self.tickets: dict[int, _fastpath.Ticket] = {}
 
+    def _answered(self, number: int, answer: bytes | TfsError) -> None:
+        self.answers[number].append(answer)
+
     def submit(self, request: bytes, timeout_ns: int | None = None) -> int:
         """The call's number; its answer may be there already."""
         number = self.submitted
         self.submitted += 1
         try:
-            reply = self.engine.predict(self.mailbox, request, timeout_ns, self.answers[number].append)
+            reply = self.engine.predict(self.mailbox, request, timeout_ns, partial(self._answered, number))
         except TfsError as error:
             self.answers[number].append(error)
             return number

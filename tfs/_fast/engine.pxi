@@ -213,11 +213,11 @@ cdef void engine_feeds_delete(Call* call, TF_Tensor** feeds) noexcept nogil:
 
 
 cdef int64_t engine_time_left_ms(Call* call, int64_t now) noexcept nogil:
-    """For RunOptions.timeout_in_ms; 0 = no deadline, at least 1 otherwise."""
+    """For RunOptions.timeout_in_ms; 0 = no deadline, else at least 1.  Rounded up: TensorFlow must not end a run before its time."""
     cdef int64_t left
     if call.deadline_ns == INT64_MAX:
         return 0
-    left = (call.deadline_ns - now) // NS_PER_MS
+    left = (call.deadline_ns - now + NS_PER_MS - 1) // NS_PER_MS
     return left if left > 0 else 1
 
 

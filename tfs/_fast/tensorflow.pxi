@@ -24,20 +24,23 @@ cdef tuple TF_SYMBOLS = (
     b"TF_SessionListDevices", b"TF_DeviceListCount", b"TF_DeviceListType", b"TF_DeleteDeviceList",
 )
 
+cdef TfApi tf_loaded               # the table as load_runtime has filled it; all NULL before
+
 TF_LIBRARY = "libtensorflow_cc.so.2"
 
 
 def load_runtime(str directory):
-    """Loads libtensorflow_cc from `directory` into this process and returns TensorFlow's version; later calls just return it.
+    """Loads libtensorflow_cc from `directory` into this process and returns TensorFlow's version; later calls only return it.
 
-    Main thread.  Raises FailedPrecondition when the library or a function of it is missing.
+    (They also put the functions back in place that a test's fake_runtime has replaced.)  Main thread.  Raises FailedPrecondition when the library or a function of it is missing.
     """
     cdef bytes path = f"{directory}/{TF_LIBRARY}".encode()
     cdef const char* c_path = path
     cdef void* handle
     cdef void** slots = <void**>&tf
     cdef Py_ssize_t i
-    if tf.Version != NULL:
+    if tf_loaded.Version != NULL:
+        memcpy(&tf, &tf_loaded, sizeof(TfApi))
         return tf.Version().decode()
     if len(TF_SYMBOLS) * sizeof(void*) != sizeof(TfApi):
         raise errors.Internal("TF_SYMBOLS and TfApi differ in length")
@@ -50,6 +53,7 @@ def load_runtime(str directory):
         if slots[i] == NULL:
             memset(&tf, 0, sizeof(TfApi))
             raise errors.FailedPrecondition(f"{path.decode()} has no function {name.decode()}: TensorFlow 2.16 or newer is needed")
+    memcpy(&tf_loaded, &tf, sizeof(TfApi))
     return tf.Version().decode()
 
 
