@@ -273,6 +273,12 @@ def _probe_codec_loop(request: bytes, times: int, as_content: bool = False) -> i
 def _probe_copy_loop(data: bytes, times: int) -> None:
     """Two copies of `data` into fresh memory, `times` times without the GIL."""
 
+def _probe_engine_loop(engine: Engine, request: bytes, times: int, timeout_ns: int = 0) -> int:
+    """Bench: `times` calls of the engine one after the other, replies encoded, without Python; how many ran on this thread."""
+
+def _probe_bare_run(engine: Engine, servable: LoadedServable, request: bytes, times: int) -> None:
+    """Bench baseline: `times` inline session runs of the request's signature with feeds made once."""
+
 def _probe_dtypes() -> list[tuple[int, str, str, int, int]]:
     """The dtype table: number, name, enum name, bytes per element (0: cannot be sent), typed field of TensorProto."""
 

@@ -15,7 +15,7 @@ This file is the table of contents.  The parts below are one module in journey o
               json_encode           json_submit           json_face
   consumers   mailbox    pyengine   client_codec (the client's side of Predict: no engine, no TensorFlow)
   transport   transport  http2      grpc       inflate    streams    io   tick   native (only where libnghttp2 was found at build time)
-  tests       fake       fake_session          probe  json_probe      transport_echo   native_probe
+  tests       fake       fake_session          probe  engine_probe  json_probe      transport_echo   native_probe
               batch_probe           batch_bench
               (entrances of tests and benches to single stages)
 
@@ -95,6 +95,7 @@ include "_fast/fake.pxi"
 include "_fast/fake_session.pxi"
 include "_fast/client_codec.pxi"
 include "_fast/probe.pxi"
+include "_fast/engine_probe.pxi"
 include "_fast/batch_probe.pxi"
 include "_fast/batch_bench.pxi"
 include "_fast/json_probe.pxi"
