@@ -32,7 +32,9 @@ TF_LIBRARY = "libtensorflow_cc.so.2"
 def load_runtime(str directory):
     """Loads libtensorflow_cc from `directory` into this process and returns TensorFlow's version; later calls only return it.
 
-    (They also put the functions back in place that a test's fake_runtime has replaced.)  Main thread.  Raises FailedPrecondition when the library or a function of it is missing.
+    (They also put the functions back in place that a test's fake_runtime has replaced.)
+
+    Main thread.  Raises FailedPrecondition when the library or a function of it is missing.
     """
     cdef bytes path = f"{directory}/{TF_LIBRARY}".encode()
     cdef const char* c_path = path
