@@ -225,6 +225,11 @@ FIGURES: tuple[Figure, ...] = (
     Figure("native gRPC", "1,000 idle connections ≤ 20 MB", "connections", number("idle_mb", 20, " MB")),
     Figure("native gRPC", "10,000 connections come and go under load: memory ≤ +2 %", "connections", number("growth_percent", 2, " %")),
     Figure("native gRPC", "10 million calls: memory flat (≤ +2 %)", "soak", number("growth_percent", 2, " %")),
+    *(
+        Figure("batching", f"scheduler, 64 in flight, {producers} producer(s), {name.replace('_', ' ')}: ≤ 1.5 µs of CPU per call", "batcher",
+               number(f"batcher_{name}_{producers}_producers_us", 1.5, " µs"))
+        for producers in (1, 8) for name in ("at_once", "full_batches")
+    ),
     Figure("batching", "larger CNN, 64 in flight: ≥ 3 × the throughput unbatched", "batching", batching_gain),
     Figure("batching", "one client alone: ≤ unbatched + 10 % + batch_timeout", "batching", batching_alone),
     Figure("batching", "2 × overload, 50 ms deadlines: goodput ≥ 0.9 of capacity", "batching", number("goodput_of_capacity", 0.9, least=True)),

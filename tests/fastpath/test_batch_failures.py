@@ -179,6 +179,35 @@ def test_who_is_late_is_still_run_when_nobody_wants_the_room(bench: Callable[...
     assert b.got(late) == [1]
 
 
+def test_when_all_are_late_the_newest_run(bench: Callable[..., Bench]) -> None:
+    b = bench(max_batch_size=2, max_enqueued_batches=10)
+    b.call(0)
+    b.step(run_ns=10 * MS)
+    calls = [b.call(i, deadline=(1 + i) * MS) for i in range(5)]
+    assert b.step() == calls[3:]
+    assert [b.answer(c)[0] for c in calls[:3]] == [errors.Code.DEADLINE_EXCEEDED] * 3
+    assert b.step() is None
+
+
+def test_twice_too_many_calls_leave_nine_tenths_of_the_capacity(bench: Callable[..., Bench]) -> None:
+    """Eight calls come while four can be done, each with 50 ms, in a queue that would take them all."""
+    b = bench(max_batch_size=4, max_enqueued_batches=1000)
+    deadlines: dict[int, int] = {}
+    in_time = 0
+    rounds = 200
+    for _ in range(rounds):
+        for i in range(8):
+            deadline = b.now + 50 * MS + i
+            deadlines[b.call(i, deadline=deadline)] = deadline
+        for call, deadline in deadlines.items():
+            if deadline <= b.now and not b.core.answers[call]:
+                b.core.expire(call)
+        in_time += sum(deadlines[call] >= b.now + 10 * MS for call in b.step(run_ns=10 * MS) or ())
+        b.now += 10 * MS
+    assert in_time >= 0.9 * 4 * rounds
+    assert b.core.state()["rows"] <= 8 * 6
+
+
 def test_a_call_answered_during_its_run_is_answered_once(bench: Callable[..., Bench]) -> None:
     made: list[Bench] = []
 

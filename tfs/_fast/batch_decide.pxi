@@ -5,9 +5,13 @@
 # Strategy
 #   * Queues with work are served in turn; within a queue batches go in order and calls in order.
 #   * Calls answered while they waited (deadline, cancel) leave when their batch is taken, and those behind move up, so that
-#     an overloaded queue still runs full batches.  Where others wait for the room, a call that cannot be done in time goes too.
+#     an overloaded queue still runs full batches.  Where others wait for the room, calls that will not be done in time go too.
 #   * A queue that met a bad value takes fewer calls per batch (`narrow`) until clean runs let it grow again: a bad call then
 #     costs less, and when the rerun budget is low, calls run alone, so that nobody can be spoiled.
+
+cdef enum:
+    BATCH_SPREADS = 4              # how many spreads beyond its mean a batch is expected to end at the latest
+
 
 cdef bint batch_decide(const BatchQueue* queue, const BatchParams* params, int64_t now, int64_t* when) noexcept nogil:
     """True: the first batch is to run.  False: not before `when` (INT64_MAX: nothing is queued)."""
@@ -45,14 +49,18 @@ cdef inline bint batch_gone(const BatchTask* task) noexcept nogil:
     return atomic_load32(&task.call.answered) != 0
 
 
-cdef void batch_prune(Batch* batch, int64_t needed_by) noexcept nogil:
-    """Parts the tasks: tasks[:live] run, in order; the others are answered, or (`needed_by` > 0) have a deadline before it."""
+cdef inline bint batch_leaves(const BatchTask* task, int64_t needed_by) noexcept nogil:
+    return batch_gone(task) or task.call.deadline_ns < needed_by
+
+
+cdef void batch_part(Batch* batch, int32_t first, int64_t needed_by) noexcept nogil:
+    """Parts the tasks: tasks[:live] run, in order; the others are answered, or late (a deadline before `needed_by`), or before `first`."""
     cdef BatchTask* tasks = batch.tasks
     cdef BatchTask task
     cdef int32_t i, live = 0
     batch.rows = 0
-    for i in range(batch.count):
-        if batch_gone(&tasks[i]) or tasks[i].call.deadline_ns < needed_by:
+    for i in range(first, batch.count):
+        if batch_leaves(&tasks[i], needed_by):
             continue
         if i != live:
             task = tasks[i]
@@ -73,25 +81,29 @@ cdef Batch* batch_pop(BatchQueue* queue) noexcept nogil:
     return batch
 
 
-cdef void batch_pull(BatchQueue* queue, Batch* batch, int64_t limit) noexcept nogil:
-    """Calls of the batches behind move up into the places of those that left, in order, as far as they fit."""
+cdef void batch_pull(BatchQueue* queue, Batch* batch, int64_t limit, int64_t needed_by) noexcept nogil:
+    """Calls of the batches behind move up into the places of those that left, in order, as far as they fit.  Who leaves of them comes
+    along, to be dropped."""
     cdef Batch* behind = queue.first
     cdef BatchTask* task
+    cdef bint leaves
     cdef int32_t moved
     while behind != NULL:
         moved = 0
-        while moved < behind.count and batch.rows + behind.tasks[moved].rows <= limit:
+        while moved < behind.count and batch_room(batch) == 0:
             task = &behind.tasks[moved]
-            if batch_times(batch.rows + task.rows, queue.width) > BATCH_MAX_ELEMENTS or batch_room(batch) < 0:
+            leaves = batch_leaves(task, needed_by)
+            if not leaves and (batch.rows + task.rows > limit
+                               or batch_times(batch.rows + task.rows, queue.width) > BATCH_MAX_ELEMENTS):
                 break
-            moved += 1
             batch.tasks[batch.count] = task[0]
-            batch.count += 1
-            if not batch_gone(task):
-                batch.tasks[batch.count - 1] = batch.tasks[batch.live]
+            if not leaves:
+                batch.tasks[batch.count] = batch.tasks[batch.live]
                 batch.tasks[batch.live] = task[0]
                 batch.live += 1
                 batch.rows += task.rows
+            batch.count += 1
+            moved += 1
         if moved < behind.count:
             behind.count -= moved
             memmove(behind.tasks, behind.tasks + moved, behind.count * sizeof(BatchTask))
@@ -99,6 +111,16 @@ cdef void batch_pull(BatchQueue* queue, Batch* batch, int64_t limit) noexcept no
             return
         batch_recycle(queue.batcher, batch_pop(queue))
         behind = queue.first
+
+
+cdef void batch_revive(Batch* batch, int64_t limit) noexcept nogil:
+    """All are late, or the estimate is wrong: then the newest run, as many as fit, so that there is a newer estimate."""
+    cdef int32_t i = batch.count
+    while i > 0 and batch.rows + (0 if batch_gone(&batch.tasks[i - 1]) else batch.tasks[i - 1].rows) <= limit:
+        i -= 1
+        if not batch_gone(&batch.tasks[i]):
+            batch.rows += batch.tasks[i].rows
+    batch_part(batch, i, 0)
 
 
 cdef void batch_recount(Batch* batch) noexcept nogil:
@@ -135,12 +157,16 @@ cdef Batch* batch_queue_take(BatchQueue* queue, int64_t now) noexcept nogil:
     """Pops the first batch and settles who goes along.  It may have no live task left: then its calls only wait to be dropped."""
     cdef Batcher* batcher = queue.batcher
     cdef Batch* batch = batch_pop(queue)
-    cdef int64_t rows = 0
+    cdef int64_t rows = 0, needed_by = 0
     cdef int32_t most = queue.narrow
     cdef int32_t i
-    batch_prune(batch, now + queue.run_ns if queue.first != NULL else 0)
+    if queue.first != NULL:                      # others want the room: who will probably not be done in time goes
+        needed_by = now + queue.run_ns + BATCH_SPREADS * queue.spread_ns
+    batch_part(batch, 0, needed_by)
     if batch.live < batch.count and not queue.word[0]:           # padded rows have no one width: no moving up
-        batch_pull(queue, batch, batcher.params.limit)
+        batch_pull(queue, batch, batcher.params.limit, needed_by)
+    if batch.live == 0:
+        batch_revive(batch, batcher.params.limit)
     if most > 0:
         batch_refill(batcher, now)
         if batcher.tokens < BATCH_RERUN_RESERVE:
@@ -187,11 +213,23 @@ cdef Batch* batcher_take(Batcher* batcher, int64_t now, int64_t* due) noexcept n
     return batch
 
 
+cdef void batch_time(BatchQueue* queue, int64_t run_ns) noexcept nogil:
+    """One more batch took `run_ns`.  The first builds TensorFlow's executor, which takes far longer: forgotten with the second."""
+    cdef int64_t off = run_ns - queue.run_ns
+    queue.seen += 1
+    if queue.seen <= 2:
+        queue.run_ns = run_ns
+        queue.spread_ns = 0
+        return
+    queue.run_ns += off // 8
+    queue.spread_ns += ((off if off > 0 else -off) - queue.spread_ns) // 4
+
+
 cdef void batcher_done(Batcher* batcher, Batch* batch, int64_t run_ns, bint failed) noexcept nogil:
     """A taken batch has ended.  `run_ns`: time of its first run, 0 = none; `failed`: that run met a bad value."""
     cdef BatchQueue* queue = batch.queue
     if run_ns > 0:
-        queue.run_ns = run_ns if queue.run_ns == 0 else queue.run_ns + (run_ns - queue.run_ns) // 8
+        batch_time(queue, run_ns)
     if failed and batch.live > 1:
         if queue.narrow == 0 or batch.live > queue.narrow_until:
             queue.narrow_until = batch.live

@@ -94,7 +94,9 @@ cdef struct BatchQueue:
     int64_t rows
     int64_t calls                  # and pieces of calls
     int64_t width                  # elements per row when nothing is padded
+    int64_t seen                   # batches whose time is known
     int64_t run_ns                 # smoothed time of one batch; 0 = unknown
+    int64_t spread_ns              # smoothed distance of a batch's time from it
     Batch* first
     Batch* last
 
