@@ -60,7 +60,8 @@ class GrpcServer:
         reflection: Reflection | None = None,
     ) -> None:
         """Binds nothing yet. Loop thread. `health` None: its methods are UNIMPLEMENTED."""
-        self._settings = settings
+        self._settings, self._health = settings, health
+        self._reflecting: set[asyncio.Task[bytes]] = set()
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", settings.max_receive_bytes),
             ("grpc.max_send_message_length", -1),
@@ -77,7 +78,8 @@ class GrpcServer:
             table[WATCH] = grpc.unary_stream_rpc_method_handler(_watch(health))
         if reflection is not None:
             for path in REFLECTION:
-                table[path] = grpc.stream_stream_rpc_method_handler(_reflect(reflection))
+                reflect = _reflect(reflection, self._reflecting)
+                table[path] = grpc.stream_stream_rpc_method_handler(reflect)
         self._server = grpc.aio.server(handlers=[_Table(table)], options=options)
 
     async def start(self) -> list[int]:
@@ -100,7 +102,11 @@ class GrpcServer:
         return ports
 
     async def stop(self, grace_s: float) -> None:
-        """Takes no new calls, waits for those under way, ends the rest after `grace_s`."""
+        """Takes no new calls, ends the streams, waits for the calls under way, ends the rest after `grace_s`."""
+        if self._health is not None:
+            self._health.close()
+        for waiting in self._reflecting:
+            waiting.cancel()
         await self._server.stop(grace_s)
 
 
@@ -165,13 +171,21 @@ def _watch(health: Health) -> Callable[[bytes, grpc.aio.ServicerContext], AsyncI
 
 
 def _reflect(
-    reflection: Reflection,
+    reflection: Reflection, waiting: set[asyncio.Task[bytes]]
 ) -> Callable[[AsyncIterator[bytes], grpc.aio.ServicerContext], AsyncIterator[bytes]]:
+    """`waiting` holds the tasks that wait for a client's next question; cancelling one ends its stream."""
+
     async def handle(
         requests: AsyncIterator[bytes], _context: grpc.aio.ServicerContext
     ) -> AsyncIterator[bytes]:
-        async for answer in reflection.info(requests):
-            yield answer
+        while True:
+            task = asyncio.ensure_future(anext(requests))
+            waiting.add(task)
+            await asyncio.wait({task})
+            waiting.discard(task)
+            if task.cancelled() or isinstance(task.exception(), StopAsyncIteration):
+                return
+            yield reflection.answer(task.result())
 
     return handle
 

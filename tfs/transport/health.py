@@ -28,14 +28,23 @@ class Health:
     def __init__(self) -> None:
         self._status = _NOT_SERVING
         self._changed = asyncio.Event()
+        self._closed = False
 
     def set_serving(self, serving: bool) -> None:
         """Tells every Watch when the answer changes."""
         status = _SERVING if serving else _NOT_SERVING
         if status != self._status:
             self._status = status
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
+            self._wake()
+
+    def close(self) -> None:
+        """Ends every Watch, after a last answer when that has changed."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def check(self, body: bytes, timeout_ns: int | None) -> bytes:
         """A serialized HealthCheckRequest -> HealthCheckResponse."""
@@ -44,14 +53,19 @@ class Health:
         return self._status
 
     async def watch(self, body: bytes) -> AsyncIterator[bytes]:
-        """A serialized HealthCheckRequest -> one HealthCheckResponse now and one after each change."""
+        """A serialized HealthCheckRequest -> one HealthCheckResponse now and one after each change, until `close`."""
         known = _service_name(body) in _KNOWN
+        sent = b""
         while True:
+            status = self._status if known else _SERVICE_UNKNOWN
             changed = self._changed
-            yield self._status if known else _SERVICE_UNKNOWN
-            await changed.wait()
-            if not known:
-                await asyncio.Event().wait()
+            if status != sent:
+                sent = status
+                yield status
+            elif self._closed:
+                return
+            else:
+                await changed.wait()
 
 
 def _service_name(body: bytes) -> str:

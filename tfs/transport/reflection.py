@@ -6,7 +6,7 @@ the private pool of `tfs.messages`, which is why PyPI's grpcio-reflection and it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tfs.errors import Code
@@ -27,10 +27,9 @@ class Reflection:
     def __init__(self, pool: Any, services: Sequence[str]) -> None:
         self._pool, self._services = pool, sorted((*services, *SERVICES))
 
-    async def info(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The one (streaming) method."""
-        async for request in requests:
-            yield _field(_ORIGINAL, request) + self._answer(request)
+    def answer(self, request: bytes) -> bytes:
+        """A serialized ServerReflectionRequest -> ServerReflectionResponse; the one method is a stream of these."""
+        return _field(_ORIGINAL, request) + self._answer(request)
 
     def _answer(self, request: bytes) -> bytes:
         try:
