@@ -32,6 +32,7 @@ NATIVE_PARTS = [
     "tick",
     "transport_echo",
     "native",
+    "cold",
     "native_probe",
 ]
 

@@ -14,7 +14,7 @@ This file is the table of contents.  The parts below are one module in journey o
   REST        json_number           json_element          json_scan  json_dump  json_fill  json_decode  json_explain
               json_encode           json_submit           json_face
   consumers   mailbox    pyengine   client_codec (the client's side of Predict: no engine, no TensorFlow)
-  transport   transport  http2      grpc       inflate    streams    io   tick   native (only where libnghttp2 was found at build time)
+  transport   transport  http2      grpc       inflate    streams    io   tick   native   cold (only where libnghttp2 was found at build time)
   tests       fake       fake_session          probe  engine_probe  json_probe      transport_echo   native_probe
               batch_probe           batch_bench
               (entrances of tests and benches to single stages)

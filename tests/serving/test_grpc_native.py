@@ -102,6 +102,16 @@ def test_every_kind_of_address(address, tmp_path):
     assert not (tmp_path / "socket").exists()
 
 
+def test_all_of_ipv6_beside_all_of_ipv4():
+    with native_server("0.0.0.0:0") as first:
+        port = first.ports[0]
+        with native_server(f"[::]:{port}") as second, grpc.insecure_channel(f"[::1]:{port}") as channel:
+            assert channel.unary_unary(PREDICT)(b"six") == b"six"
+            assert second.stats()["answered"] == 1
+    with native_server("[::]:0") as both, grpc.insecure_channel(f"127.0.0.1:{both.ports[0]}") as channel:
+        assert channel.unary_unary(PREDICT)(b"four") == b"four"
+
+
 def test_an_address_in_use_is_named(server):
     with (
         pytest.raises(TfsError, match=f"cannot listen on 127.0.0.1:{server.ports[0]}"),

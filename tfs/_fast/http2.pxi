@@ -179,7 +179,9 @@ cdef int http2_on_frame(nghttp2_session* session, const nghttp2_frame* frame, vo
         if frame.hd.type == NGHTTP2_SETTINGS:
             conn.greeted = 1
         elif frame.hd.type == NGHTTP2_PING and frame.hd.flags & NGHTTP2_FLAG_ACK:
-            http2_ping_answered(conn)
+            conn.ping_ns = 0 if conn.leaving == 0 else conn.ping_ns
+            if conn.leaving == 1 and memcmp(frame.ping.opaque_data, BYE, 8) == 0:
+                http2_goaway(conn)
         return 0
     if st != NULL and frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
         grpc_request_end(st)
@@ -408,13 +410,14 @@ cdef int http2_collect(Conn* conn) noexcept nogil:
 
 # -- leaving
 
+cdef const char* BYE = "tfs-bye"               # with its final zero the eight bytes of a ping
+
+
 cdef void http2_notice(Conn* conn) noexcept nogil:
     """First GOAWAY: no new calls, please; those on their way are still served.  The ping tells when the peer has read it."""
-    cdef uint8_t mark[8]
-    memcpy(mark, b"tfs-bye\0", 8)
     conn.leaving = 1
     nghttp2_submit_shutdown_notice(conn.session)
-    nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, mark)
+    nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, <const uint8_t*>BYE)
     conn.ping_ns = conn.thread.now
     io_dirty(conn)
 
@@ -431,9 +434,3 @@ cdef void http2_ping(Conn* conn) noexcept nogil:
     conn.ping_ns = conn.thread.now
     nghttp2_submit_ping(conn.session, NGHTTP2_FLAG_NONE, NULL)
     io_dirty(conn)
-
-
-cdef void http2_ping_answered(Conn* conn) noexcept nogil:
-    conn.ping_ns = 0
-    if conn.leaving == 1:
-        http2_goaway(conn)

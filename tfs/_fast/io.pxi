@@ -217,7 +217,7 @@ cdef int io_timeout_ms(IoThread* t) noexcept nogil:
     cdef int64_t until = t.tick_ns
     atomic_store32(&t.sleeping, 1)
     atomic_fence()
-    if t.done != NULL or t.fresh != NULL or t.local_done != NULL or t.ready_first != NULL or t.dirty != NULL:
+    if atomic_load_ptr(&t.done) != NULL or atomic_load_ptr(&t.fresh) != NULL or t.local_done != NULL or t.ready_first != NULL or t.dirty != NULL:
         return 0
     if atomic_load32(&t.core.stopping) or atomic_load32(&t.core.draining) != t.draining:
         return 0 if t.conns != NULL or not t.draining else 50
@@ -276,7 +276,7 @@ cdef bint io_stopped(IoThread* t) noexcept nogil:
     while t.conns != NULL:
         io_close(t.conns)
     io_turn(t)
-    return t.outstanding == 0 and t.fresh == NULL and t.ready_first == NULL
+    return t.outstanding == 0 and atomic_load_ptr(&t.fresh) == NULL and t.ready_first == NULL
 
 
 # -- accepting
@@ -331,7 +331,7 @@ cdef void io_give(IoThread* home, Conn* conn) noexcept nogil:
 cdef void io_take_fresh(IoThread* t) noexcept nogil:
     cdef Conn* conn
     cdef Conn* following
-    if t.fresh == NULL:
+    if atomic_load_ptr(&t.fresh) == NULL:
         return
     conn = <Conn*>atomic_swap_ptr(&t.fresh, NULL)
     while conn != NULL:

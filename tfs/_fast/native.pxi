@@ -1,10 +1,11 @@
-# native.pxi: the Python face of the native transport: settings, sockets, start and stop, the calls that Python answers.
+# native.pxi: the Python face of the native transport: settings, sockets, start and stop.
 #
-# Owns: NativeCore's creation and end.  Must not know: frames, messages.
+# Owns: NativeCore's creation and end; NativeServer.  Must not know: frames, messages.
 # Strategy: everything is checked and allocated here, with the GIL; the threads then run on an immutable core.  Stopping goes
 # drain (GOAWAY) -> stop the I/O threads -> stop the inflater -> free.  ColdCall keeps its server alive, so a late answer finds it.
 
 cimport cython
+import errno as _errno
 import os as _os
 import socket as _socket
 
@@ -196,7 +197,7 @@ cdef class NativeServer:
         st = transport_take(&self.core.cold)
         while st != NULL:
             following = st.done_next
-            calls.append(native_cold_call(self, st))
+            calls.append(cold_call(self, st))
             st = following
         return calls
 
@@ -316,21 +317,34 @@ def native_socket(address: str) -> _socket.socket:
         host, _, port = address.rpartition(":")
         host = host.strip("[]") or "0.0.0.0"
         family, name = (_socket.AF_INET6 if ":" in host else _socket.AF_INET), (host, port)
+    try:
+        if family == _socket.AF_UNIX:
+            native_remove_stale(name)
+            return native_bound(family, name)
+        name = _socket.getaddrinfo(name[0], int(name[1]), family, _socket.SOCK_STREAM)[0][4]
+        try:
+            return native_bound(family, name)
+        except OSError as error:
+            if family != _socket.AF_INET6 or error.errno != _errno.EADDRINUSE:
+                raise
+            return native_bound(family, name, only_v6=1)        # "[::]" takes IPv4 too, unless that port is taken there
+    except (OSError, ValueError) as error:
+        raise errors.Unavailable(f"cannot listen on {address}: {error}") from None
+
+
+def native_bound(family: int, name: object, only_v6: int = 0) -> _socket.socket:
+    """A listening, non-blocking socket.  Raises OSError."""
     sock = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
     try:
         if family != _socket.AF_UNIX:
-            name = _socket.getaddrinfo(name[0], int(name[1]), family, _socket.SOCK_STREAM)[0][4]
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        else:
-            native_remove_stale(name)
         if family == _socket.AF_INET6:
-            # "[::]" takes IPv4 too, unless that port is taken there already (both addresses were given).
-            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, 0)
+            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, only_v6)
         sock.bind(name)
         sock.listen(LISTEN_BACKLOG)
-    except (OSError, ValueError) as error:
+    except OSError:
         sock.close()
-        raise errors.Unavailable(f"cannot listen on {address}: {error}") from None
+        raise
     return sock
 
 
@@ -420,74 +434,3 @@ cdef void native_free_streams(Stream* st) noexcept nogil:
         free(st.reply)
         free(st)
         st = following
-
-
-# -- calls that Python answers
-
-@cython.no_gc_clear                 # __dealloc__ needs `server`
-cdef class ColdCall:
-    """One call of a method other than Predict; see _fastpath.pyi."""
-    cdef Stream* st                # NULL once answered
-    cdef NativeServer server       # keeps the core alive until then
-    cdef readonly str path
-    cdef readonly bytes body
-    cdef readonly object timeout_ns
-    cdef readonly str peer
-    cdef bint _cancelled
-
-    @property
-    def cancelled(self) -> bool:
-        if self.st != NULL:
-            self._cancelled = atomic_load32(&self.st.closed) != 0
-        return self._cancelled
-
-    def reply(self, body: bytes) -> None:
-        cdef const uint8_t* data = body
-        cdef size_t size = len(body)
-        cdef uint8_t* out = NULL
-        if self.st == NULL:
-            raise RuntimeError(f"{self.path} has been answered already")
-        if size >> 32 == 0:
-            out = <uint8_t*>malloc(GRPC_PREFIX + size)
-        if out == NULL:
-            self.fail(RESOURCE_EXHAUSTED, "no memory for the answer")
-            return
-        grpc_put_prefix(out, size)
-        memcpy(out + GRPC_PREFIX, data, size)
-        self.st.code = OK
-        self.st.reply = out
-        self.st.reply_len = GRPC_PREFIX + size
-        self._answer()
-
-    def fail(self, code: int, message: str) -> None:
-        cdef bytes text = message.encode("utf-8", "replace")
-        if self.st == NULL:
-            raise RuntimeError(f"{self.path} has been answered already")
-        grpc_set_error(self.st, code, text, len(text))
-        self._answer()
-
-    cdef void _answer(self) noexcept:
-        cdef Stream* st = self.st
-        self._cancelled = atomic_load32(&st.closed) != 0
-        self.st = NULL
-        atomic_add64(&self.server.core.cold_count, -1)
-        stream_complete(st)
-
-    def __dealloc__(self):
-        if self.st != NULL:
-            grpc_set_error(self.st, INTERNAL, "the service gave no answer", 26)
-            self._answer()
-
-
-cdef ColdCall native_cold_call(NativeServer server, Stream* st):
-    cdef ColdCall call = ColdCall.__new__(ColdCall)
-    cdef Span path = server.core.routes[st.route].path
-    call.st = st
-    call.server = server
-    call.path = (<char*>path.ptr)[:path.len].decode()
-    call.body = (<char*>grpc_body_bytes(st.body))[:st.body_len]
-    grpc_body_free(st.body)
-    st.body = NULL
-    call.timeout_ns = None if st.timeout_ns < 0 else max(0, st.started_ns + st.timeout_ns - now_ns())
-    call.peer = st.peer.decode()
-    return call

@@ -162,7 +162,7 @@ cdef void stream_wake(IoThread* t) noexcept nogil:
 cdef void stream_take_done(IoThread* t) noexcept nogil:
     """Answers from this thread and from others."""
     cdef Stream* st
-    if t.done != NULL:
+    if atomic_load_ptr(&t.done) != NULL:
         stream_completed(t, transport_take(&t.done))
     while t.local_done != NULL:
         st = transport_reverse(t.local_done)
