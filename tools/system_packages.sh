@@ -38,6 +38,7 @@ for group in "$@"; do
         has curl || want curl
         has h2load || want nghttp2-client
         has openssl || want openssl
+        has nginx || [ -x /usr/sbin/nginx ] || want nginx-light
         ;;
     bench)
         has h2load || want nghttp2-client
@@ -67,4 +68,4 @@ if [ ${#required[@]} -gt 0 ]; then
     exit 1
 fi
 echo "system packages: going on without ${wanted[*]} (no apt, or not root): without libnghttp2-dev the server is built with the" \
-    "grpcio transport only; without nghttp2-client or wrk some tests and benches are skipped" >&2
+    "grpcio transport only; without nghttp2-client, nginx-light or wrk some tests and benches are skipped" >&2
