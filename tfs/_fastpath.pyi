@@ -215,6 +215,11 @@ class Engine:
         """The published servable for a model spec; raises NotFound, InvalidArgument or Unavailable with the reference's texts."""
     def counters(self) -> _Counters:
         """A snapshot of all counters and histograms, for `tfs.metrics`."""
+    def profile(self, on: bool) -> None:
+        """Starts (from zero) or stops adding up where the time of calls goes: a clock read per stage and call while on."""
+    def stages(self) -> dict[str, int]:
+        """Nanoseconds by stage (decode, resolve, queue, assemble, run, scatter, wake, encode) and, under "calls", the number of calls
+        that began, since `profile(True)`."""
     def count_request(self, model: str, method: int, entry: int, code: int, latency_ns: int) -> None:
         """Counts a request that did not come through `predict` or `predict_json`, which count theirs (latency only when code is 0)."""
     def close(self) -> None:

@@ -8,7 +8,7 @@ This file is the table of contents.  The parts below are one module in journey o
   codec       crc32c     dtypes     tensor     request    response
   TensorFlow  tensorflow crash      session    heal       graph       op_traits
   model       plan       signature  servable   serving_map
-  engine      counters   engine     timer      runner      lifetime
+  engine      counters   stages      engine     timer      runner      lifetime
   batching    batch_counters        batch_queue           batch_admit           batch_decide
               batch_assemble        batch_run             batch_pool            batch_face
   REST        json_number           json_element          json_scan  json_dump  json_fill  json_decode  json_explain
@@ -53,6 +53,7 @@ include "_fast/status.pxi"
 include "_fast/wire.pxi"
 include "_fast/crc32c.pxi"
 include "_fast/counters.pxi"
+include "_fast/stages.pxi"
 include "_fast/dtypes.pxi"
 include "_fast/tensor.pxi"
 include "_fast/request.pxi"

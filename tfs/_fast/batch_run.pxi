@@ -81,6 +81,14 @@ cdef void batch_fail(BatchTask* tasks, int32_t count, const Status* status) noex
 
 # -- one run
 
+cdef void batch_mark(BatchTask* tasks, int32_t count, int stage) noexcept nogil:
+    """stage_mark for every call of a batch."""
+    cdef int32_t i
+    if tasks[0].call.engine.profiling:
+        for i in range(count):
+            stage_book(tasks[i].call, stage)
+
+
 cdef int64_t batch_timeout_ms(const BatchTask* tasks, int32_t count, int64_t now) noexcept nogil:
     """Until the latest deadline; 0 = somebody has none."""
     cdef int64_t latest = 0
@@ -116,6 +124,7 @@ cdef int batch_attempt(Batch* batch, BatchTask* tasks, int32_t count, bint again
     cdef int32_t i
     cdef int code
     cdef bint pooled = (plan.traits & GRAPH_MAY_BLOCK) != 0 or batch.expected_ns == 0 or batch.expected_ns > POOLED_FROM_NS
+    batch_mark(tasks, count, PROFILE_QUEUE)
     for i in range(count):
         rows += tasks[i].rows
     pthread_mutex_lock(&queue.batcher.lock)                      # the settings may change under way
@@ -128,11 +137,13 @@ cdef int batch_attempt(Batch* batch, BatchTask* tasks, int32_t count, bint again
             free(feeds)
         return status_set(status, RESOURCE_EXHAUSTED, "out of memory")
     batch_count_run(queue, rows, padded, again)
+    batch_mark(tasks, count, PROFILE_ASSEMBLE)
     began = now_ns()
     code = session_run(queue.batcher.servable, plan, tasks[0].call.fetch, feeds, batch_timeout_ms(tasks, count, began), pooled,
                        result, status)
     run_ns[0] = now_ns() - began
     batch_feeds_delete(feeds, plan.input_count)
+    batch_mark(tasks, count, PROFILE_RUN)
     if feeds != few:
         free(feeds)
     if code == OK:

@@ -72,6 +72,7 @@ cdef void engine_finish(Call* call) noexcept nogil:
         if counters == NULL:
             counters = counters_of(call.engine, call.model, True)
         counters_request(counters, call.method, call.entry, call.status.code, now_ns() - call.start_ns)
+    stage_mark(call, PROFILE_SCATTER)
     call.done(call)
 
 
@@ -231,6 +232,8 @@ cdef void engine_run(Call* call, bint on_runner) noexcept nogil:
     cdef int64_t began
     cdef bint pooled
     cdef int code
+    if on_runner:
+        stage_mark(call, PROFILE_QUEUE)
     if on_runner and (atomic_load32(&call.answered) or call.deadline_ns <= now_ns()):
         engine_expire(call)                          # nothing when it was answered
         call_drop(call)
@@ -239,6 +242,7 @@ cdef void engine_run(Call* call, bint on_runner) noexcept nogil:
         feeds = <TF_Tensor**>malloc(call.plan.input_count * sizeof(TF_Tensor*))
     memset(&status, 0, sizeof(Status))
     code = engine_assemble(call, feeds, &status)
+    stage_mark(call, PROFILE_ASSEMBLE)
     if code == OK:
         stats = engine_stats(call)
         # Known and short: on this thread. Unknown, long or able to block: TensorFlow's pool, whose timeout can end it.
@@ -252,6 +256,7 @@ cdef void engine_run(Call* call, bint on_runner) noexcept nogil:
         if code == OK:
             stats_update(stats, began)
         engine_feeds_delete(call, feeds)
+        stage_mark(call, PROFILE_RUN)
         engine_deliver(call, result, &status, began)
     else:
         engine_deliver(call, NULL, &status, 0)
@@ -300,6 +305,7 @@ cdef void engine_dispatch(Call* call) noexcept nogil:
     if plan_admit(call) != OK:
         engine_fail(call, call.status.code)
         return
+    stage_mark(call, PROFILE_RESOLVE)
     if call.servable.batcher == NULL:
         now = now_ns()
         if engine_inline(call, now):
@@ -326,7 +332,12 @@ cdef void engine_submit(Call* call) noexcept nogil:
     """PredictRequest bytes in call.body -> one call of `done`, now or later.  Any thread."""
     if call.start_ns == 0:
         call.start_ns = now_ns()
-    if request_decode(call) != OK or engine_prepare(call) != OK:
+    stage_begin(call)
+    if request_decode(call) != OK:
+        engine_fail(call, call.status.code)
+        return
+    stage_mark(call, PROFILE_DECODE)
+    if engine_prepare(call) != OK:
         engine_fail(call, call.status.code)
         return
     engine_dispatch(call)

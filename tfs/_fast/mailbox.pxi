@@ -135,6 +135,7 @@ cdef bytes proto_reply(Call* call):
     cdef size_t size = response_size(call, as_content)
     cdef bytes reply
     cdef uint8_t* at
+    stage_mark(call, PROFILE_WAKE)
     if size == 0:
         raise status_error(&call.status)
     if size > <size_t>MAX_REPLY_BYTES:
@@ -146,6 +147,7 @@ cdef bytes proto_reply(Call* call):
     else:
         with nogil:
             response_write(call, as_content, at)
+    stage_mark(call, PROFILE_ENCODE)
     return reply
 
 

@@ -276,11 +276,14 @@ cdef void native_release(Call* call) noexcept nogil:
 
 
 cdef size_t native_size(Call* call) noexcept nogil:
+    stage_mark(call, PROFILE_WAKE)
     return response_size(call, call.engine.as_content)
 
 
 cdef uint8_t* native_write(Call* call, uint8_t* out) noexcept nogil:
-    return response_write(call, call.engine.as_content, out)
+    out = response_write(call, call.engine.as_content, out)
+    stage_mark(call, PROFILE_ENCODE)
+    return out
 
 
 cdef void native_consumer(Consumer* consumer, EngineCore* engine) noexcept nogil:

@@ -217,6 +217,24 @@ cdef class Engine:
             "running": atomic_load64(&self.core.running), **batch_counters(self.batch_threads),
         }
 
+    def profile(self, bint on):
+        """Starts (from zero) or stops adding up where the time of calls goes."""
+        self.check_open()
+        if on:
+            memset(self.core.stage_ns, 0, sizeof(self.core.stage_ns))
+            self.core.profiled_calls = 0
+        self.core.profiling = on
+
+    def stages(self):
+        """{stage: nanoseconds spent} and, under "calls", the number of calls that began, since `profile(True)`."""
+        cdef dict found
+        cdef int i
+        self.check_open()
+        found = {"calls": atomic_load64(&self.core.profiled_calls)}
+        for i, name in enumerate(PROFILE_STAGES):
+            found[name] = atomic_load64(&self.core.stage_ns[i])
+        return found
+
     def count_request(self, str model, int method, int entry, int code, int64_t latency_ns):
         """Counts a request that did not come through `predict` or `predict_json`."""
         cdef bytes name = model.encode("utf-8", "surrogateescape")

@@ -199,6 +199,7 @@ cdef struct Call:
     int64_t row_begin              # its rows of result (result.rows >= 0), else ignored
     int64_t row_count
     ReplyTensor* reply             # arena; what response_size measured, for response_write
+    int64_t mark_ns                # when the last stage ended (stages.pxi); only while profiling
     int64_t run_ns                 # time inside the session, for the metrics
     # -- the engine's own
     Call* queue_next               # link of the runners' queue: a call may be answered (and in the consumer's list) and still queued
@@ -270,6 +271,9 @@ cdef struct EngineCore:
     int32_t timer_stopping
     int64_t growth_check_ns        # when to look whether all runners are blocked; INT64_MAX = not armed
     # -- counters
+    int32_t profiling              # stages.pxi
+    int64_t profiled_calls
+    int64_t stage_ns[8]
     pthread_mutex_t counters_lock
     ModelCounters* models
     int32_t strangers              # counters of names that were never loaded
