@@ -28,9 +28,11 @@ _SPACE: Final = re.compile(r"[ \t\n\v\f\r]+")
 _INT64_MIN: Final = -(1 << 63)
 _INT64_MAX: Final = (1 << 63) - 1
 _UINT64_MAX: Final = (1 << 64) - 1
-# Numbers that the reference reads and Python's json does not (its NaN, half read, may go on as Inf); strings are matched first, so
-# nothing inside one is touched.
-_ODD_NUMBERS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|(-?)(?:(NaN)|(?:Na?)?Inf(?:inity)?)', re.DOTALL)
+# Numbers that the reference reads and Python's json does not: its NaN, half read, may go on as Inf, and a fraction or exponent makes
+# it forget the word (`NaN.5` is 0.5). Strings are matched first, so nothing inside one is touched.
+_ODD_NUMBERS: Final = re.compile(
+    r'"(?:[^"\\]|\\.)*"|(-?)(?:(NaN)|(?:Na?)?Inf(?:inity)?)((?:\.\d+)?(?:[eE][-+]?\d+)?)', re.DOTALL
+)
 
 
 class _Object(dict[str, Any]):
@@ -106,8 +108,10 @@ def _parse(body: bytes) -> Any:
 
 def _plain(token: re.Match[str]) -> str:
     """An odd number as Python's json spells it; strings as they are."""
-    sign, nan = token[1], token[2]
-    return token[0] if sign is None else nan or sign + "Infinity"
+    sign, nan, tail = token[1], token[2], token[3]
+    if sign is None:
+        return token[0]
+    return f"{sign}0{tail}" if tail else nan or sign + "Infinity"
 
 
 def _object(members: list[tuple[str, Any]]) -> _Object:

@@ -19,7 +19,7 @@ import grpc.aio
 from tfs._fastpath import ENTRY_GRPC, Engine, Mailbox
 from tfs.errors import Code, Internal, TfsError
 from tfs.service.methods import PREDICT, Handler
-from tfs.service.waiting import outcome, settle
+from tfs.service.waiting import Late
 from tfs.transport.health import CHECK, WATCH, Health
 from tfs.transport.reflection import METHODS as REFLECTION
 from tfs.transport.reflection import Reflection
@@ -124,20 +124,13 @@ def _predict(
     engine: Engine, mailbox: Mailbox
 ) -> Callable[[bytes, grpc.aio.ServicerContext], Awaitable[bytes]]:
     predict = engine.predict
-    loop = asyncio.get_running_loop()
 
     async def handle(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         left = context.time_remaining()
-        future: asyncio.Future[bytes | TfsError] = loop.create_future()
+        late = Late()
         try:
-            answer = predict(
-                mailbox,
-                request,
-                None if left is None else int(left * 1e9),
-                lambda result: settle(future, result),
-                ENTRY_GRPC,
-            )
-            return answer if type(answer) is bytes else await outcome(answer, future)
+            answer = predict(mailbox, request, None if left is None else int(left * 1e9), late, ENTRY_GRPC)
+            return answer if isinstance(answer, bytes) else await late.wait(answer)
         except TfsError as error:
             return await _abort(context, error)
         except Exception as error:

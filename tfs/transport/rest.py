@@ -23,7 +23,7 @@ from tfs.service import example_json
 from tfs.service.examples import ExampleService
 from tfs.service.metadata import MetadataService
 from tfs.service.model import ModelService
-from tfs.service.waiting import outcome, settle
+from tfs.service.waiting import Late
 from tfs.transport import rest_routes as routes
 from tfs.transport.rest_protocol import error_body, respond
 from tfs.transport.rest_routes import Route
@@ -196,22 +196,16 @@ class RestApp:
     # -- the API
 
     async def _predict(self, route: Route, body: bytes, connection: Any) -> tuple[int, bytes]:
-        future: asyncio.Future[bytes | TfsError] = asyncio.get_running_loop().create_future()
+        late = Late()
         try:
             answer = self._engine.predict_json(
-                self._mailbox,
-                body,
-                route.model,
-                route.version,
-                route.label,
-                self._timeout_ns,
-                lambda result: settle(future, result),
+                self._mailbox, body, route.model, route.version, route.label, self._timeout_ns, late
             )
-            if type(answer) is bytes:
+            if isinstance(answer, bytes):
                 return 200, answer
-            connection.abandoned = answer.cancel  # type: ignore[union-attr]
+            connection.abandoned = answer.cancel
             try:
-                return 200, await outcome(answer, future)
+                return 200, await late.wait(answer)
             finally:
                 connection.abandoned = None
         except TfsError as error:

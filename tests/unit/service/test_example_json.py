@@ -47,6 +47,7 @@ def refused(body: str) -> str:
         ("[2.5, 1e300, -1e300]", ("float_list", [2.5, math.inf, -math.inf])),
         ("[Infinity, -Infinity, Inf, -Inf]", ("float_list", [math.inf, -math.inf] * 2)),
         ("[NInf, -NaInfinity]", ("float_list", [math.inf, -math.inf])),
+        ("[NaN.5, -Inf.25, NaNe2, Infinity.5e1]", ("float_list", [0.5, -0.25, 0.0, 5.0])),
         ('"abc"', ("bytes_list", [b"abc"])),
         ('"\\u00e9\\ud83d\\ude00\\n\\u0000"', ("bytes_list", ["\u00e9\U0001f600\n\0".encode()])),
         ('["Inf", "-NaN"]', ("bytes_list", [b"Inf", b"-NaN"])),
