@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from tfs import config, logs
 from tfs.errors import Cancelled, TfsError
+from tfs.lifecycle import memory
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ _STOPPED_EARLY = 0
 def main(settings: config.Settings) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code. Raises TfsError for what stops the start. Main thread."""
     logs.install(settings.log_format, settings.log_level)
+    memory.limit_arenas()
     prepared = config.prepare(settings)
     import uvloop
 

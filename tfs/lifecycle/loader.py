@@ -6,7 +6,6 @@ unload, and handing memory back to the system. Must not know policies, retries o
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from tfs.errors import Internal, TfsError
 from tfs.lifecycle import files
+from tfs.lifecycle.memory import give_memory_back
 from tfs.lifecycle.states import ServableId
 
 log = logging.getLogger("tfs.lifecycle.loader")
@@ -98,22 +98,3 @@ def _as_tfs_error(servable_id: ServableId, error: Exception) -> TfsError:
         return error
     log.error("loading servable version %s failed in an unexpected way", servable_id, exc_info=error)
     return Internal(f"loading servable version {servable_id} failed: {type(error).__name__}: {error}")
-
-
-def _find_malloc_trim() -> Callable[[int], int] | None:
-    try:
-        trim = ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError):  # not glibc: its allocator returns memory by itself, or cannot
-        return None
-    trim.argtypes = [ctypes.c_size_t]
-    trim.restype = ctypes.c_int
-    return trim
-
-
-_malloc_trim = _find_malloc_trim()
-
-
-def give_memory_back() -> None:
-    """Returns freed heap pages to the system (glibc keeps them otherwise). Releases the GIL; takes milliseconds."""
-    if _malloc_trim is not None:
-        _malloc_trim(0)
