@@ -295,8 +295,14 @@ def _lines(metrics: Iterable[Metric], *, standard: bool) -> Iterator[str]:
                 f'{name}="{_escaped(value, standard)}"' for name, value in sample.labels.items()
             )
             braced = f"{{{labels}}}" if labels or not standard else ""
-            whole = isinstance(sample.value, int) or (standard and float(sample.value).is_integer())
-            yield f"{sample.name}{braced} {int(sample.value) if whole else format(sample.value, '.6g')}\n"
+            yield f"{sample.name}{braced} {_number(sample.value, standard)}\n"
+
+
+def _number(value: float, standard: bool) -> str:
+    """Six digits are the reference's; on the standard page they would hide restarts (seconds since 1970) and slow growth of sums."""
+    if isinstance(value, int) or (standard and value.is_integer()):
+        return str(int(value))
+    return repr(float(value)) if standard else format(value, ".6g")
 
 
 def _escaped(value: str, standard: bool) -> str:

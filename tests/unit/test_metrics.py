@@ -110,6 +110,7 @@ def test_latencies_name_the_api_and_the_entrance() -> None:
         f'{P}runtime_latency_bucket{{{labels},le="+Inf"}} 4',
     ]
     assert lines(metrics, P + "runtime_latency_sum") == [f"{P}runtime_latency_sum{{{labels}}} 1.23457e+07"]
+    assert f"{P}runtime_latency_sum{{{labels}}} 12345678.9\n" in metrics.standard_page().decode()
 
 
 def test_batching_shows_up_with_the_first_batch() -> None:
