@@ -210,15 +210,7 @@ def build(prepared: config.Prepared) -> Parts:
     """Makes every part; nothing is loaded or bound yet. TensorFlow must be in the process. Loop thread."""
     settings = prepared.settings
     batching = Batching(prepared.loading, settings.batching_parameters_file)
-    engine = Engine(
-        max_runners=settings.max_runners,
-        max_runners_per_model=settings.max_runners_per_model,
-        max_queued_calls=settings.max_queued_calls,
-        max_queued_bytes=settings.max_queued_bytes,
-        tensor_content=settings.enable_serialization_as_tensor_content,
-        check_method_names=settings.enable_signature_method_name_check,
-        batch_threads=batching.threads,
-    )
+    engine = _engine(settings, batching)
     mailbox = engine.mailbox()
     warm_ups = WarmUpStats()
     metrics = Metrics(
@@ -238,7 +230,6 @@ def build(prepared: config.Prepared) -> Parts:
     )
     metadata = MetadataService(engine)
     model = ModelService(core, metrics.first_value)
-    monitoring = prepared.monitoring
     app = rest.RestApp(
         rest.RestSettings(
             timeout_ms=settings.rest_api_timeout_in_ms,
@@ -251,7 +242,7 @@ def build(prepared: config.Prepared) -> Parts:
         metadata=metadata,
         model=model,
         pages=pages.pages(
-            reference_path=monitoring.path if monitoring.enabled else None,
+            reference_path=prepared.monitoring.path if prepared.monitoring.enabled else None,
             reference_metrics=metrics.reference_page,
             metrics=metrics.standard_page,
             openapi=lambda: openapi.document(engine, core.model_names),
@@ -266,6 +257,18 @@ def build(prepared: config.Prepared) -> Parts:
         methods=method_table(example_service, metadata, model),
         rest_app=app,
         health=health.Health(),
+    )
+
+
+def _engine(settings: config.Settings, batching: Batching) -> Engine:
+    return Engine(
+        max_runners=settings.max_runners,
+        max_runners_per_model=settings.max_runners_per_model,
+        max_queued_calls=settings.max_queued_calls,
+        max_queued_bytes=settings.max_queued_bytes,
+        tensor_content=settings.enable_serialization_as_tensor_content,
+        check_method_names=settings.enable_signature_method_name_check,
+        batch_threads=batching.threads,
     )
 
 

@@ -35,7 +35,18 @@ LAYERS: list[tuple[str, str, set[str]]] = [
     (
         "tfs.assembly",
         "server",
-        {"transport", "service", "lifecycle", "servable", "core", "config", "messages", "errors", "metrics"},
+        {
+            "logs",
+            "transport",
+            "service",
+            "lifecycle",
+            "servable",
+            "core",
+            "config",
+            "messages",
+            "errors",
+            "metrics",
+        },
     ),
     (
         "tfs.server",
