@@ -88,10 +88,12 @@ class OpPackages:
 
     packages: tuple[OpPackage, ...] = PACKAGES
     _loaded: set[Path] = field(default_factory=set)
+    _seen: set[tuple[int, Path]] = field(default_factory=set)  # (thread, library it has tried again with)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ensure_ops(self, error_text: str) -> bool:
-        """Whether a load that failed with TensorFlow's `error_text` should be tried again: a library with the missing op was loaded.
+        """Whether a load that failed with TensorFlow's `error_text` should be tried again: a library with the missing op was loaded,
+        now or, while this thread's load was under way, by another one (versions load side by side).
 
         Raises NotFound naming the package that would have to be installed, FailedPrecondition when its library does not load."""
         found = _MISSING.search(error_text)
@@ -106,9 +108,12 @@ class OpPackages:
                     f"{error_text} The op belongs to the Python package {package.pip}: pip install {package.pip}, in the version "
                     "for this TensorFlow, or name a library that holds it with --op_libraries="
                 )
-            fresh = [path for path in files if path not in self._loaded and _mentions(path, op)]
+            me = threading.get_ident()
+            fresh = [path for path in files if (me, path) not in self._seen and _mentions(path, op)]
             for path in fresh:
-                self._load(package, path, op)
+                if path not in self._loaded:
+                    self._load(package, path, op)
+                self._seen.add((me, path))
         return bool(fresh)
 
     def _load(self, package: OpPackage, path: Path, op: str) -> None:

@@ -7,6 +7,7 @@ tried again is in tests/serving/test_engine_tf.py.
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ def test_only_the_library_with_the_op_is_loaded_and_only_once(installed: Path, l
     assert packages.ensure_ops(missing("Mine>First"))
     assert loaded == [str(installed / "b.so"), str(installed / "a.so")]
     assert MODULE not in sys.modules
+
+
+def test_a_load_that_began_before_another_one_brought_the_library_is_tried_again(
+    installed: Path, loaded: list[str]
+) -> None:
+    """Three versions of a model loaded side by side: the library came for the first, the other two failed for good."""
+    packages = OpPackages((PACKAGE,))
+    assert packages.ensure_ops(missing("Known"))
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(packages.ensure_ops, missing("Known")).result()
+        assert not other.submit(packages.ensure_ops, missing("Known")).result()
+    assert loaded == [str(installed / "b.so")]
 
 
 @pytest.mark.parametrize(
