@@ -104,6 +104,8 @@ class RestProtocol(HttpToolsProtocol):
         scope["target"], scope["connection"] = self.url, self
         super().on_headers_complete()
         scope["cycle"] = self.cycle  # its task has not begun yet
+        if not self.parser.should_keep_alive():  # older uvicorns do not ask
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self.received += len(body)
