@@ -80,6 +80,7 @@ class GrpcServer:
             for path in REFLECTION:
                 reflect = _reflect(reflection, self._reflecting)
                 table[path] = grpc.stream_stream_rpc_method_handler(reflect)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_says_more_than_goodbye)
         self._server = grpc.aio.server(handlers=[_Table(table)], options=options)
 
     async def start(self) -> list[int]:
@@ -108,6 +109,11 @@ class GrpcServer:
         for waiting in self._reflecting:
             waiting.cancel()
         await self._server.stop(grace_s)
+
+
+def _says_more_than_goodbye(record: logging.LogRecord) -> bool:
+    """False for the traceback that grpcio logs when an answer meets a call whose client has just left: that is no error of anybody's."""
+    return not (record.exc_info and isinstance(record.exc_info[1], grpc.aio.InternalError))
 
 
 class _Table(grpc.GenericRpcHandler):  # type: ignore[misc]
