@@ -372,7 +372,7 @@ def test_publish_under_load(room: Room) -> None:
     def read(seed: int) -> int:
         consumer = Consumer(engine)
         while not stop.is_set():
-            consumer.submit(ask(), None if seed else 50 * MS)
+            consumer.submit(ask(), None if seed else 10_000 * MS)
             consumer.drain()
             assert engine.resolve("m", None, None).version >= 1
             with_number = consumer.submit(ask(spec=version(1)))

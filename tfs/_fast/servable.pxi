@@ -153,6 +153,7 @@ cdef class LoadedServable:
         Aliases of the hidden signature are tensor names.  Any thread.  Raises InvalidArgument for an unknown signature.
         """
         cdef bytes name = b"\0union\0" + b"\0".join(sorted({signature.encode() for signature in signatures}))
+        cdef bytes raw
         cdef dict inputs = {}, outputs = {}
         cdef Plan* plan
         cdef Plan* part
@@ -161,7 +162,8 @@ cdef class LoadedServable:
             if plan_find(self.core, bytes_span(name)) == NULL:
                 traits = GRAPH_STATELESS
                 for signature in signatures:
-                    part = plan_find(self.core, bytes_span(signature.encode()))
+                    raw = signature.encode()          # held until the look-up is done
+                    part = plan_find(self.core, bytes_span(raw))
                     if part == NULL:
                         raise errors.InvalidArgument(f"Requested signature not found in model graph: {signature}")
                     traits = (traits | part.traits) & ~(GRAPH_STATELESS & ~part.traits)
