@@ -29,7 +29,7 @@ cdef Stream* inflate_next(NativeCore* core) noexcept nogil:
     """Waits for a stream; NULL when the server stops.  (I/O threads stop first, so nothing is left behind.)"""
     cdef Stream* st
     pthread_mutex_lock(&core.lock)
-    while core.inflate_first == NULL and core.inflater_started != 2:
+    while core.inflate_first == NULL and not core.inflater_ends:
         pthread_cond_wait(&core.inflate_work, &core.lock)
     st = inflate_pop(core)
     pthread_mutex_unlock(&core.lock)

@@ -374,9 +374,10 @@ cdef void native_stop(NativeCore* core) noexcept:
             if core.threads[index].started:
                 pthread_join(core.threads[index].handle, NULL)
                 core.threads[index].started = 0
-        if core.inflater_started == 1:
+        if core.inflater_started:
+            core.inflater_started = 0
             pthread_mutex_lock(&core.lock)
-            core.inflater_started = 2
+            core.inflater_ends = 1
             pthread_cond_broadcast(&core.inflate_work)
             pthread_mutex_unlock(&core.lock)
             pthread_join(core.inflater, NULL)

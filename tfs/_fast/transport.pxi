@@ -343,7 +343,8 @@ cdef struct NativeCore:            # one server; immutable once its threads run,
     Stream* inflate_first
     Stream* inflate_last
     pthread_t inflater
-    int32_t inflater_started
+    int32_t inflater_started       # the starter's own
+    int32_t inflater_ends          # under `lock`
 
 
 # -- stacks: many threads push, one takes all

@@ -8,7 +8,7 @@
 cdef struct EchoState:
     pthread_mutex_t lock
     Call* held
-    int64_t held_count
+    int64_t held_count             # atomic; changed under the lock
     int64_t live                   # atomic: tickets not yet released
 
 
@@ -61,7 +61,7 @@ cdef void transport_echo_submit(Call* call) noexcept nogil:
         pthread_mutex_lock(&state.lock)
         call.next = state.held
         state.held = call
-        state.held_count += 1
+        atomic_add64(&state.held_count, 1)
         pthread_mutex_unlock(&state.lock)
         return
     if call.body.len >= 5 and memcmp(call.body.ptr, b"fail:", 5) == 0:
@@ -98,7 +98,7 @@ cdef class EchoEngine:
 
     @property
     def held(self) -> int:
-        return self.state.held_count
+        return atomic_load64(&self.state.held_count)
 
     @property
     def live(self) -> int:
@@ -112,9 +112,9 @@ cdef class EchoEngine:
         with nogil:
             pthread_mutex_lock(&self.state.lock)
             call = self.state.held
-            count = self.state.held_count
             self.state.held = NULL
-            self.state.held_count = 0
+            count = atomic_load64(&self.state.held_count)
+            atomic_store64(&self.state.held_count, 0)
             pthread_mutex_unlock(&self.state.lock)
             while call != NULL:
                 following = call.next
