@@ -159,6 +159,13 @@ cdef void* bench_batch_producer(void* argument) noexcept nogil:
     return NULL
 
 
+cdef Span bench_batch_name() noexcept nogil:
+    cdef Span name
+    name.ptr = <const uint8_t*>b"bench"
+    name.len = 5
+    return name
+
+
 def _bench_batcher(BatchThreads threads, dict parameters, int64_t calls, int producers=1, int64_t in_flight=64, int64_t run_us=0,
                    int64_t cancel_every=0) -> dict:
     """Runs `calls` calls through the batcher from `producers` threads; wrong answers, cancelled calls and runs of the session.
@@ -177,6 +184,7 @@ def _bench_batcher(BatchThreads threads, dict parameters, int64_t calls, int pro
     cond_init(&bench.servable.unused)
     bench.plan = plan_new(1, 1)
     bench.plan.everything = fetch_new(bench.plan, &index, 1)
+    bench.servable.name = bench.plan.signature = bench_batch_name()
     bench.servable.session = &bench
     bench.servable.run = bench_batch_session
     bench.run_ns = run_us * NS_PER_US
