@@ -1,6 +1,6 @@
 """The batcher with its threads: answers race, pools are shared, time is real, TensorFlow is not there.
 
-The thread sanitizer runs those of them whose calls come from C threads (`make tsan`): of Python's own threads it cannot see the GIL.
+The thread sanitizer runs this file too (`make tsan`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from wiretools import entry, field, floats, number, request, tensor
 
 from tfs import _fastpath, errors
 
+pytestmark = pytest.mark.fake_session
 CALLS = 8_000
 DEADLINE_S = 30
 
@@ -28,7 +29,6 @@ def threads(fake_tensors: None) -> Iterator[_fastpath.BatchThreads]:
     made.close()
 
 
-@pytest.mark.fake_session
 @pytest.mark.parametrize("producers", [1, 8])
 @pytest.mark.parametrize(
     "parameters",
@@ -53,7 +53,6 @@ def test_everybody_gets_their_own(
     assert counted["runs"] <= CALLS
 
 
-@pytest.mark.fake_session
 def test_many_servables_share_the_threads(threads: _fastpath.BatchThreads) -> None:
     done: list[dict[str, int]] = []
 
@@ -139,7 +138,6 @@ def test_calls_of_many_threads_meet(threads: _fastpath.BatchThreads, session: _f
     served.close()
 
 
-@pytest.mark.fake_session
 def test_a_deadline_in_the_queue_is_kept_and_the_call_is_never_run(
     threads: _fastpath.BatchThreads, session: _fastpath.FakeSession
 ) -> None:
@@ -184,7 +182,6 @@ def test_one_stuck_model_does_not_hold_up_another(threads: _fastpath.BatchThread
     free.close()
 
 
-@pytest.mark.fake_session
 def test_an_open_batch_starts_on_time(
     threads: _fastpath.BatchThreads, session: _fastpath.FakeSession
 ) -> None:
