@@ -86,10 +86,10 @@ def grpc_load(process: Process, call: Call, pressure: Pressure) -> dict[str, flo
         body.write(b"\0" + len(call.body).to_bytes(4, "big") + call.body)
         body.flush()
         shape = Pressure(pressure.connections, pressure.streams, pressure.seconds)
-        trial = _h2load(port, call.path, body.name, shape, _at_least(CALIBRATE_CALLS, shape))
+        trial = h2load(port, call.path, body.name, shape, _at_least(CALIBRATE_CALLS, shape))
         wanted = trial["done"] / max(trial["elapsed"], 1e-6) * pressure.seconds
         before, started = process.cpu_s(), time.monotonic()
-        result = _h2load(port, call.path, body.name, shape, _at_least(int(wanted), shape))
+        result = h2load(port, call.path, body.name, shape, _at_least(int(wanted), shape))
         elapsed, cpu = time.monotonic() - started, process.cpu_s() - before
     if grpc_once(port, call) + 5 != size:
         raise RuntimeError(f"{process.launch.name}: the size of the answer changed during the round")
@@ -112,7 +112,7 @@ def _at_least(count: int, pressure: Pressure) -> int:
     return max(count, 2 * pressure.connections * pressure.streams)
 
 
-def _h2load(port: int, path: str, body: str, pressure: Pressure, count: int) -> dict[str, float]:
+def h2load(port: int, path: str, body: str, pressure: Pressure, count: int) -> dict[str, float]:
     command = [
         *(
             "h2load",

@@ -46,6 +46,7 @@ SUITES: dict[str, Callable[[Effort], list[Row]]] = {
     "json_codec": micro("json_codec"),
     "engine": micro("engine"),
     "client": micro("client"),
+    "profile": micro("profile"),
     "batching": stress.batching,
     "poison": stress.poison,
     "isolation": stress.isolation,

@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from bench.figures import table
+from bench.profile import STAGES, WAITING
 from bench.registry import SUITES
 from bench.targets import all_targets
 
@@ -65,6 +66,7 @@ def write(directory: Path) -> Path:
             draw(rows, pictures / f"{suite}.png")
             parts.append(f"![{title}](pictures/{suite}.png)\n")
         parts.append(rows_table(rows))
+    parts += profile_section(results, pictures)
     parts.append(missing_section(results))
     path = directory.parent / "REPORT.md"
     path.write_text("\n".join(parts))
@@ -136,6 +138,46 @@ def value_of(key: str, form: str) -> Callable[[Row], str]:
         return form.format(value) if value is not None else ""
 
     return cell
+
+
+def profile_section(results: Results, pictures: Path) -> list[str]:
+    """Where the time of a request goes; nothing without a result."""
+    rows = results.get("profile", {}).get("rows", [])
+    if not rows:
+        return []
+    by_workload: dict[str, dict[str, float]] = {}
+    for key, value in rows[0]["figures"].items():
+        workload, _, stage = key.rpartition(".")
+        by_workload.setdefault(workload, {})[stage] = value
+    draw_profile(by_workload, pictures / "profile.png")
+    table_rows = (
+        [name, *(f"{stages[stage]:.2f}" for stage in (*STAGES, "cpu"))]
+        for name, stages in by_workload.items()
+    )
+    return [
+        "## Where the time goes\n\nMicroseconds per answer, 64 calls in flight over native gRPC, from the core's marks. `queue` and `wake` "
+        "are waiting; the picture leaves them out. Of a batched call the stages of the whole batch are counted, as it waits for them.\n",
+        "![Where the time goes](pictures/profile.png)\n",
+        markdown(("workload", *STAGES, "CPU"), table_rows),
+    ]
+
+
+def draw_profile(by_workload: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(9, 0.55 * len(by_workload) + 1.8))
+    shown = [stage for stage in STAGES if stage not in WAITING]
+    colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    totals = {name: sum(stages[stage] for stage in shown) for name, stages in by_workload.items()}
+    labels = [f"{name}\n{totals[name]:.1f} µs" for name in by_workload]
+    left = [0.0] * len(by_workload)
+    for number, stage in enumerate(shown):
+        shares = [100 * stages[stage] / totals[name] for name, stages in by_workload.items()]
+        axes.barh(labels, shares, left=left, label=stage, color=colours[number])
+        left = [one + more for one, more in zip(left, shares, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("% of the time that is not waiting")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(ncols=len(shown), fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    save(figure, path)
 
 
 def missing_section(results: Results) -> str:
