@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import loads
 from bench.compare import compare
-from bench.registry import EFFORTS, IN_ALL, QUICK, SUITES
+from bench.registry import EFFORTS, IN_ALL, IN_QUICK, QUICK, SUITES
 from bench.runner import RESULTS, save
 
 
@@ -101,7 +101,8 @@ def main() -> int:
         return 0
     status = 0
     if arguments.command != "report":
-        names = IN_ALL if arguments.command == "all" else [arguments.command]
+        every = IN_QUICK if arguments.quick else IN_ALL
+        names = every if arguments.command == "all" else [arguments.command]
         status = measure(names, arguments.quick)
     if arguments.command in ("all", "report"):
         from bench.report import write

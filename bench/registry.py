@@ -1,7 +1,8 @@
 """The table of benches: name -> what measures it, and how much of it.
 
-Owns: the names on the command line and in bench/results.  `python -m bench all` runs IN_ALL in this order; the others take too long for
-it and are run by name.  The life-cycle benches (swap, many_models, reload_memory) are commands of their own: `python -m bench.swap`.
+Owns: the names on the command line and in bench/results.  `python -m bench all` runs IN_ALL in this order (IN_QUICK with --quick);
+the others take too long for it and are run by name.  The life-cycle benches (swap, many_models, reload_memory) are commands of
+their own: `python -m bench.swap`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from bench import stress, suites
 from bench.runner import ROOT
 from bench.suites import Effort, Row
 
-FULL = Effort(5, 2.0)
-BRIEF = Effort(3, 1.0)
+FULL = Effort(5, 1.5)
+BRIEF = Effort(3, 0.7)
 QUICK = Effort(2, 0.5, quick=True)
 
 
@@ -63,3 +64,4 @@ EFFORTS = dict.fromkeys(SUITES, BRIEF) | {
     "engine": FULL,
 }
 IN_ALL = [name for name in SUITES if name != "soak"]
+IN_QUICK = ["start", "transport", "rest", "payload", "codec", "json_codec", "engine", "large"]
