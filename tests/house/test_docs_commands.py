@@ -155,7 +155,7 @@ def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     elif program == "tfs":
         sub_command(rest, monkeypatch)
     elif program == "make":
-        targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert {word for word in rest if "=" not in word} <= targets
     elif program == "docker" and rest[0] == "run":
         image = next(n for n, word in enumerate(rest) if re.fullmatch(r"tfs(:\w+)?", word))
