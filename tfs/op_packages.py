@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tfs import _fastpath
+from tfs import op_linker
 from tfs.errors import FailedPrecondition, NotFound, TfsError
 
 _log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class OpPackages:
 
     def _load(self, package: OpPackage, path: Path, op: str) -> None:
         try:
-            _fastpath.load_op_library(str(path))
+            op_linker.load_op_library(path)
         except TfsError as error:
             raise FailedPrecondition(
                 f"the model needs the op {op} of {package.pip}, but {path} does not load: {error.message}"

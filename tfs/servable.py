@@ -12,8 +12,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from tfs import _fastpath
+from tfs import _fastpath, op_linker
 from tfs._fastpath import LoadedServable
 from tfs.errors import FailedPrecondition, NotFound, TfsError, Unimplemented
 
@@ -54,7 +55,7 @@ def load_op_libraries(paths: Sequence[str]) -> None:
     """--op_libraries: loads each shared library with custom ops. Raises TfsError naming the one that does not load."""
     for path in paths:
         try:
-            _fastpath.load_op_library(path)
+            op_linker.load_op_library(Path(path))
         except TfsError as error:
             raise TfsError(f"--op_libraries: {path} does not load: {error.message}", error.code) from None
         _log.info("Loaded the op library %s", path)

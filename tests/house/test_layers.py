@@ -29,6 +29,7 @@ LAYERS: list[tuple[str, str, set[str]]] = [
     ("tfs.lifecycle", "lifecycle", {"servable", "core", "files", "config", "messages", "errors"}),
     ("tfs.service", "service", {"lifecycle", "servable", "core", "messages", "errors", "metrics"}),
     ("tfs.transport", "transport", {"service", "lifecycle", "core", "messages", "errors", "metrics"}),
+    ("tfs.op_linker", "servable", {"core", "errors"}),
     ("tfs.op_packages", "servable", {"core", "errors"}),
     ("tfs.batching", "servable", {"core", "config", "errors"}),
     ("tfs.logs", "logs", set()),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tfs import _fastpath
+from tfs import op_linker
 from tfs.errors import Code, FailedPrecondition, NotFound, TfsError
 from tfs.op_packages import PACKAGES, OpPackage, OpPackages
 
@@ -28,7 +28,7 @@ def missing(op: str) -> str:
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What load_op_library was called with."""
     calls: list[str] = []
-    monkeypatch.setattr(_fastpath, "load_op_library", calls.append)
+    monkeypatch.setattr(op_linker, "load_op_library", lambda path: calls.append(str(path)))
     return calls
 
 
@@ -89,7 +89,7 @@ def test_a_library_that_does_not_load_is_named(installed: Path, monkeypatch: pyt
     def fail(path: str) -> None:
         raise TfsError("undefined symbol: thing", Code.NOT_FOUND)
 
-    monkeypatch.setattr(_fastpath, "load_op_library", fail)
+    monkeypatch.setattr(op_linker, "load_op_library", fail)
     with pytest.raises(FailedPrecondition) as caught:
         OpPackages((PACKAGE,)).ensure_ops(missing("Known"))
     assert str(caught.value) == (
