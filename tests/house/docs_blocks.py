@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 MARKED = ("sh", "python")
-MARKS = ("run", "parse", "show")
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\s*$")
 _MARK = re.compile(r"^ *<!-- (?P<mark>run|parse|show) -->$")
 
@@ -31,8 +30,13 @@ class Block(NamedTuple):
     text: str
 
 
+def example_pages() -> list[str]:
+    """The READMEs of the examples.  Their scripts are run by tests of their own, so the commands carry no marks."""
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/*/README.md"))
+
+
 def pages() -> list[str]:
-    """Every page whose blocks are looked at; examples have tests of their own."""
+    """Every page whose blocks are looked at, but for those of examples."""
     found = [
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from house.docs_blocks import MARKED, ROOT, Block, blocks, counts, pages
+from house.docs_blocks import MARKED, ROOT, Block, blocks, counts, example_pages, pages
 from support import Server, plain_environment
 
 from tfs import cli
@@ -46,7 +46,7 @@ CONFIG = """model_config_list {{ config {{
 }} }}
 """
 # Programs that a parsed block may start beside ours.
-KNOWN = {"cd", "curl", "docker", "git", "grpcurl", "kubectl", "make", "pip"}
+KNOWN = {"cd", "curl", "docker", "git", "grpcurl", "kubectl", "node", "npm", "pip"}
 
 
 def of_mark(mark: str) -> list[Block]:
@@ -148,8 +148,9 @@ def understand(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when a command is none: an unknown program, flag, sub-command, target or group."""
     program, rest = words[0].rsplit("/", 1)[-1], words[1:]
     if program == "python":
-        assert rest[0] == "-m", f"what is {words}?"
-        assert rest[1] in ("bench", "tfs")
+        script = Path(*rest[1].split(".")) if rest[0] == "-m" else Path(rest[0])
+        places = [ROOT / script, ROOT / script.with_suffix(".py")]
+        assert any(place.exists() for place in places), f"no such module or script: {script}"
     elif program == "tensorflow_model_server" or words[:2] == ["tfs", "serve"]:
         served(rest[program == "tfs" :])
     elif program == "tfs":
@@ -186,9 +187,24 @@ def test_parse(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
         understand(words, monkeypatch)
 
 
+@pytest.mark.parametrize("page", example_pages())
+def test_examples_say_how_they_are_run(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [words for block in blocks(page) if block.language in ("", "sh") for words in commands(block)]
+    assert found
+    for words in found:
+        understand(words, monkeypatch)
+
+
 @pytest.mark.parametrize(
     "words",
-    ["make nothing", "tfs serve --modle_name=m", "tfs statsu h:1", "docker run tfs --nothing", "rm -r /"],
+    [
+        "make nothing",
+        "python -m examples.nothing.run",
+        "tfs serve --modle_name=m",
+        "tfs statsu h:1",
+        "docker run tfs --nothing",
+        "rm -r /",
+    ],
 )
 def test_what_is_wrong_is_not_understood(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises((AssertionError, pytest.fail.Exception)):
