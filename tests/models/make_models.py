@@ -244,11 +244,14 @@ def digits() -> np.ndarray:
     return RNG.random((4, 28, 28, 1), np.float32)
 
 
-def cnn(*filters: int, dense: int = 32) -> keras.Sequential:
+def cnn(*filters: int, strides: int = 1, dense: int = 32) -> keras.Sequential:
     """A 28 x 28 x 1 -> 10 convolution net."""
     layers: list[keras.layers.Layer] = [keras.Input((28, 28, 1), name="image")]
     for count in filters:
-        layers += [keras.layers.Conv2D(count, 3, activation="relu"), keras.layers.MaxPooling2D()]
+        layers += [
+            keras.layers.Conv2D(count, 3, strides=strides, activation="relu"),
+            keras.layers.MaxPooling2D(),
+        ]
     layers += [
         keras.layers.Flatten(),
         keras.layers.Dense(dense, activation="relu"),
@@ -263,15 +266,15 @@ def answered(model: keras.Model, alias: str, output: str) -> Answer:
 
 
 def mnist(path: str) -> Answer:
-    """`model.export`, what Keras 3 recommends."""
-    model = cnn(8, 16)
+    """`model.export`, what Keras 3 recommends; small: some 20 µs per image."""
+    model = cnn(8, strides=2)
     model.export(path, verbose=False)
     return answered(model, "image", "output_0")
 
 
 def mnist_large(path: str) -> Answer:
-    """The same with more filters: a few hundred microseconds per image."""
-    model = cnn(48, 96, dense=256)
+    """The same with more of everything: some 0.3 ms alone, some 40 µs per image in a batch of 32."""
+    model = cnn(32, 64, dense=128)
     model.export(path, verbose=False)
     return answered(model, "image", "output_0")
 
