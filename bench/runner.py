@@ -208,6 +208,7 @@ def environment() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "versions": versions,
+        "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith("TF_")},
     }
 
 
