@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import reference_numbers as numbers
 
 from tfs.errors import InvalidArgument, TfsError, Unimplemented
 
@@ -70,16 +71,28 @@ ABSENT = object()
 # --- text to values -----------------------------------------------------------------------------------------------------------
 
 
+class Real(float):
+    """A double; `text` is its token, for messages show what the fast reading makes of that."""
+
+    text = "0.0"
+
+
+def real(text: str) -> float:
+    value = Real(text)
+    value.text = text
+    return value
+
+
 def integer(text: str) -> int | float:
     value = int(text)
-    return value if -(2**63) <= value < 2**64 else float(text)
+    return value if -(2**63) <= value < 2**64 else real(text)
 
 
 def read(body: bytes) -> Any:
     """The first value of the text, whatever follows it."""
     if not body:
         raise InvalidArgument("JSON Parse error: The document is empty")
-    decoder = json.JSONDecoder(parse_int=integer, object_pairs_hook=Members)
+    decoder = json.JSONDecoder(parse_int=integer, parse_float=real, object_pairs_hook=Members)
     text = body.decode("utf-8", "surrogateescape")
     try:
         value, _ = decoder.raw_decode(text.lstrip(" \t\r\n"))
@@ -97,20 +110,6 @@ def raw(text: str) -> bytes:
 
 
 # --- how values are shown in messages -----------------------------------------------------------------------------------------
-
-
-def shown_float(value: float) -> str:
-    """Shortest digits; a plain point for 10^-6 … 10^21."""
-    sign = "-" if math.copysign(1, value) < 0 else ""
-    digits, exponent = re.fullmatch(r"([\d.]+)e([+-]\d+)", np.format_float_scientific(abs(value))).groups()  # type: ignore[union-attr]
-    digits = digits.replace(".", "").rstrip("0") or "0"
-    point = int(exponent) + 1
-    if 0 < point <= 21:
-        text = digits.ljust(point, "0")
-        return f"{sign}{text[:point]}.{text[point:] or '0'}"
-    if -6 < point <= 0:
-        return f"{sign}0.{'0' * -point}{digits}"
-    return f"{sign}{digits[0]}{'.' if len(digits) > 1 else ''}{digits[1:]}e{point - 1}"
 
 
 def shown_string(text: str) -> str:
@@ -134,7 +133,8 @@ def tokens(value: Any, level: int = 0) -> Iterator[str]:
     elif isinstance(value, str):
         yield shown_string(value)
     elif isinstance(value, float):
-        yield shown_float(value) if math.isfinite(value) else "STOP"
+        shown = numbers.fast(value.text) if isinstance(value, Real) else value
+        yield numbers.shown(shown) if math.isfinite(shown) else "STOP"
     else:
         yield json.dumps(value)
 

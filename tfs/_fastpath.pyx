@@ -11,7 +11,7 @@ This file is the table of contents.  The parts below are one module in journey o
   engine      counters   stages      engine     timer      runner      lifetime
   batching    batch_counters        batch_queue           batch_admit           batch_decide
               batch_assemble        batch_run             batch_pool            batch_face
-  REST        json_number           json_element          json_scan  json_dump  json_fill  json_decode  json_explain
+  REST        json_number           json_element          json_scan  json_digits  json_dump  json_fill  json_decode  json_explain
               json_encode           json_submit           json_face
   consumers   mailbox    pyengine   client_codec (the client's side of Predict: no engine, no TensorFlow)
   transport   transport  http2      grpc       inflate    streams    io   tick   native   cold (only where libnghttp2 was found at build time)
@@ -28,6 +28,7 @@ House rules
   5. Functions are prefixed with the part they live in; struct fields are written only by the stage named in types.pxi.
 """
 
+from libc.math cimport signbit
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, INT64_MAX
 from libc.stdio cimport snprintf
 from libc.stdlib cimport malloc, calloc, realloc, free, qsort
@@ -83,6 +84,7 @@ include "_fast/servable.pxi"
 include "_fast/json_number.pxi"
 include "_fast/json_element.pxi"
 include "_fast/json_scan.pxi"
+include "_fast/json_digits.pxi"
 include "_fast/json_dump.pxi"
 include "_fast/json_fill.pxi"
 include "_fast/json_decode.pxi"

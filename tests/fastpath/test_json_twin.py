@@ -16,6 +16,7 @@ import json_strategies
 import numpy as np
 import pytest
 import reference_json
+import reference_numbers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -133,6 +134,22 @@ def test_decimal_text_is_rounded_as_python_rounds_it(
     _, _, data = _fastpath._probe_json_decode(f'{{"inputs": {text}}}'.encode(), {"x": 2})["x"]
     expected = value if abs(value) >= 2.0**-1022 else math.copysign(0.0, value)
     assert data == np.array(expected, "<f8").tobytes()
+
+
+@given(
+    st.text("0123456789", min_size=1, max_size=40),
+    st.integers(-290, 250),
+    st.integers(1, 25),
+    st.booleans(),
+)
+def test_numbers_are_shown_with_the_digits_of_the_reference(
+    digits: str, exponent: int, point: int, minus: bool
+) -> None:
+    lead = (digits[:point] or "0").lstrip("0") or "0"
+    text = f"{'-' if minus else ''}{lead}.{digits[point:] or '0'}e{exponent}"
+    value = reference_numbers.fast(text)
+    if value == 0 or abs(value) >= 2.0**-1022:
+        assert _fastpath.json_excerpt(f"[{text}]".encode()) == f"[{reference_numbers.shown(value)}]"
 
 
 outputs = st.dictionaries(

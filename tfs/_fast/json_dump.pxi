@@ -4,15 +4,6 @@
 # Must not know: why a text is written.  Works on text that json_validate has passed.
 # Strategy: one loop over the tokens; before each, what belongs in front of it.  The cut bounds the depth that is ever kept.
 
-cdef extern from * nogil:
-    """
-    /* The shortest digits that read back as `value` (finite): d[.ddd]e[+-]dd; returns their end. */
-    static char* tfs_json_scientific(char* first, char* last, double value) {
-        return std::to_chars(first, last, value, std::chars_format::scientific).ptr;
-    }
-    """
-    char* json_scientific "tfs_json_scientific"(char* first, char* last, double value) noexcept
-
 cdef enum:
     JSON_DUMP_LIMIT = 256          # no token is begun beyond so many bytes
 
@@ -62,26 +53,15 @@ cdef int json_escape_byte(uint8_t c, char* out) noexcept nogil:
 
 cdef void json_dump_double(Text* out, double value) noexcept nogil:
     """The digits with a plain point for exponents -6 < n <= 21, else d.ddde<n>."""
-    cdef char text[40]
     cdef char digits[24]
-    cdef char* at = text
-    cdef char* end = json_scientific(text, text + 40, value)
-    cdef int count = 0, exponent = 0, point, i
-    cdef bint below
-    if at[0] == 45:
+    cdef int count = 1, power = 0, point, i
+    digits[0] = 48
+    if signbit(value):
         text_str(out, "-")
-        at += 1
-    while at < end and at[0] != 101:
-        if at[0] != 46:
-            digits[count] = at[0]
-            count += 1
-        at += 1
-    below = at[1] == 45
-    at += 2
-    while at < end:
-        exponent = exponent * 10 + (at[0] - 48)
-        at += 1
-    point = (-exponent if below else exponent) + 1     # digits before the point
+        value = -value
+    if value > 0:
+        count = json_grisu(value, digits, &power)
+    point = count + power                              # digits before the point
     if 0 < point <= 21:
         text_add(out, digits, count if count < point else point)
         for i in range(point - count):
@@ -109,8 +89,11 @@ cdef bint json_dump_number(JsonReader* reader, Text* out) noexcept nogil:
     """False for NaN and the infinities, which end the dump."""
     cdef JsonNumber number
     cdef char text[24]
+    cdef const uint8_t* start = reader.at
     json_number(reader, &number)
     if number.kind == JSON_DOUBLE:
+        if json_is_digit(start[start[0] == 45]):       # not NaN and its kin
+            number.value = json_fast_double(start, reader.at)
         if number.value != number.value or number.value - number.value != 0:
             return False
         json_dump_double(out, number.value)
