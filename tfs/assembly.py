@@ -36,6 +36,8 @@ _log = logging.getLogger("tfs.server")
 # Request bytes that the native transport holds at once before it stops giving HTTP/2 windows: four of the largest usual tensors
 # (64 MiB) with as much again in flight.
 _NATIVE_BYTE_BUDGET = 512 << 20
+# Once the transports have drained, nobody waits for a run any more: runs that outlived their callers are cancelled after this long.
+_CLOSE_WAIT_S = 2.0
 # Without a limit by flag: protobuf's own, which is also the reference's.
 _MAX_MESSAGE_BYTES = (1 << 31) - 1
 # Without --max_connections: about 20 kB each when idle, so 400 MB at the very worst.
@@ -92,7 +94,7 @@ class Parts:
         if self.native is not None:
             self.native.close()
         self.batching.close()
-        self.core.close()
+        self.core.close(_CLOSE_WAIT_S)
         self.engine.close()
 
     # -- gRPC
