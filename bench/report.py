@@ -79,6 +79,7 @@ def write(directory: Path) -> Path:
 def heading(results: Results) -> str:
     newest = max(results.values(), key=lambda one: str(one["when"]))
     versions = ", ".join(f"{name} {version}" for name, version in newest["versions"].items())
+    settings = ", ".join(f"{name}={value}" for name, value in newest.get("settings", {}).items())
     commits = sorted({str(one["git"]) + ("+changes" if one["dirty"] else "") for one in results.values()})
     quick = any(one.get("quick") for one in results.values())
     return (
@@ -88,6 +89,7 @@ def heading(results: Results) -> str:
         f"- Machine: {newest['cpu']}, {newest['cores']} cores shared by server and load generator, Linux {newest['kernel']}\n"
         f"- Commits: {', '.join(commits)}; last run {newest['when']}\n"
         f"- Python {newest['python']}, {versions}\n"
+        + (f"- TensorFlow's settings: {settings}\n" if settings else "")
         + ("- Some of it from a quick run: few rounds\n" if quick else "")
     )
 
