@@ -55,3 +55,4 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "index.html").exists()
+    assert (tmp_path / "measurements").exists() == (ROOT / "bench" / "REPORT.md").exists()
