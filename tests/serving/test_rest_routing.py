@@ -470,6 +470,20 @@ def test_an_upgrade_is_not_taken(serve: Callable[..., RestRunning]) -> None:
     assert running.raw(b"CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n")[0] in (400, 501)
 
 
+def test_a_pipeline_of_upgrades_is_answered(serve: Callable[..., RestRunning]) -> None:
+    """More of them in one read than Python may nest calls."""
+    running, count = serve(), 2000
+    with running.connect() as connection:
+        connection.sendall(
+            b"GET /v1/models/m HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n" * count
+        )
+        data = b""
+        while (answers := data.count(b"HTTP/1.1 200")) < count:
+            got = connection.recv(1 << 20)
+            assert got, f"closed after {answers} answers"
+            data += got
+
+
 @pytest.mark.parametrize(
     "garbage",
     [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"nonsense\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"],
@@ -562,6 +576,17 @@ def test_an_idle_kept_alive_connection_is_not_slow(serve: Callable[..., RestRunn
         time.sleep(1.5)  # idle for longer than a sweep: that is what is tested
         connection.sendall(one)
         assert read_answer(connection)[0] == 200
+
+
+def test_blank_lines_do_not_keep_a_connection(serve: Callable[..., RestRunning]) -> None:
+    """They end the time of an idle connection, so the time of a request's headers has to begin."""
+    running = serve(header_timeout_s=0.2)
+    with running.connect() as connection:
+        connection.sendall(b"GET /v1/models/m HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert read_answer(connection)[0] == 200
+        connection.sendall(b"\r\n")
+        assert read_answer(connection)[0] == 408
+        assert connection.recv(10) == b""
 
 
 def test_stop_finishes_what_is_under_way(serve: Callable[..., RestRunning]) -> None:

@@ -61,35 +61,46 @@ class RestProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        left: bytes | memoryview = data
+        while left:  # again only after an offer of another protocol, of which a pipeline may hold many
+            left = self._feed(left)
+
+    def _feed(self, data: bytes | memoryview) -> bytes | memoryview:
+        """Reads `data`; what is left of it after an offer of another protocol."""
         if self.parser is None:  # closed, and bytes were still on their way
-            return
+            return b""
         if self.in_body:
             self.heard = self.loop.time()
         else:
+            if self.began is None and (self.cycle is None or self.cycle.response_complete):
+                self.began = self.loop.time()  # blank lines between requests count as reading, too
             self.received += len(data)
             if self.received > MAX_HEADER_BYTES:
                 self.refuse(431, f"The request's headers are longer than {MAX_HEADER_BYTES} bytes")
-                return
+                return b""
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserInvalidMethodError:
             self.refuse(501, "The method is not known to this server")
         except httptools.HttpParserUpgrade as upgrade:
-            self._refuse_upgrade(data[upgrade.args[0] :])
+            return self._refuse_upgrade(memoryview(data)[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self.refuse(400, f"This is not HTTP/1.1: {error}")
+        return b""
 
-    def _refuse_upgrade(self, rest: bytes) -> None:
-        """Goes on in HTTP/1.1. The parser has taken the body for another protocol, so the request is read again without the offer."""
+    def _refuse_upgrade(self, rest: memoryview) -> bytes | memoryview:
+        """Goes on in HTTP/1.1. The parser has taken the body for another protocol, so the request is read again without the offer;
+        `rest`, what follows its headers, comes next."""
         if self.parser.get_method() == b"CONNECT":
             self.refuse(501, "The method is not known to this server")
-            return
+            return b""
         kept = [(name, value) for name, value in self.headers if name not in (b"upgrade", b"connection")]
         head = b"".join(b"%s: %s\r\n" % header for header in kept)
         line = b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
         self.parser = httptools.HttpRequestParser(self)
         self.in_body, self.received = False, 0
-        self.data_received(line + head + b"\r\n" + rest)
+        self._feed(line + head + b"\r\n")
+        return rest
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
