@@ -204,7 +204,6 @@ def _bench_batcher(BatchThreads threads, dict parameters, int64_t calls, int pro
         servable_wait_unused(bench.servable, INT64_MAX)
         batch_disable(bench.servable)
     plan_free(bench.plan)
-    live_add(LIVE_PLAN, -1)
     free(bench.servable)
     free(bench.engine)
     free(all_producers)

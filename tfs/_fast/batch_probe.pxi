@@ -50,7 +50,6 @@ cdef class _ProbeBatcher:
         for address in self.plans.values():
             plan = <Plan*><size_t>address
             plan_free(plan)
-            live_add(LIVE_PLAN, -1)
         free(self.servable)
         free(self.engine)
 
