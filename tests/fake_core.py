@@ -139,7 +139,7 @@ class FakeCore:
         self.reloads: list[Any] = []
         self.refuse: TfsError | None = None
 
-    def reload(self, config: Any) -> None:
+    def reload(self, config: Any, timeout_s: float | None) -> None:
         self.reloads.append(config)
         if self.refuse is not None:
             raise self.refuse

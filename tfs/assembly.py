@@ -166,7 +166,7 @@ class Parts:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, native.wait_drained, grace_s + 1.0)
         if self.bridge is not None:
-            await self.bridge.stop()
+            await self.bridge.stop(0.0)  # what is left has had its grace; a reload may take minutes
 
     # -- REST
 

@@ -1,4 +1,4 @@
-"""SIGTERM while a model is stuck: the grace is kept, then the runs are cancelled and the process ends in order."""
+"""SIGTERM while a model or a reload is stuck: the grace is kept, then what is under way is cancelled and the process ends in order."""
 
 from __future__ import annotations
 
@@ -53,3 +53,30 @@ def test_stuck_runs_do_not_hold_the_process(
         for call in calls:
             with pytest.raises(grpc.RpcError):
                 call.result(timeout=5)
+
+
+def test_a_reload_that_waits_does_not_hold_the_process(
+    start_server: Callable[..., Server], models: Path, tmp_path: Path, transport: str
+) -> None:
+    """Its new model is broken and tried again once a minute."""
+    server = start_server(
+        "--model_name=stuck",
+        f"--model_base_path={models / 'stuck'}",
+        f"--shutdown_grace_seconds={GRACE_S}",
+        "--enable_model_warmup=false",
+        transport=transport,
+    ).wait_ready()
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    request = messages.ReloadConfigRequest()
+    for name, path in (("stuck", models / "stuck"), ("broken", tmp_path / "broken")):
+        request.config.model_config_list.config.add(
+            name=name, base_path=str(path), model_platform="tensorflow"
+        )
+    with grpc.insecure_channel(server.target) as channel:
+        reload = channel.unary_unary("/tensorflow.serving.ModelService/HandleReloadConfigRequest")
+        call = reload.future(request.SerializeToString(), timeout=60)
+        server.wait_log("trying again in 60 s")
+        started = time.monotonic()
+        server.stop()
+        assert time.monotonic() - started < GRACE_S + PATIENCE_S
+        assert isinstance(call.exception(timeout=5), grpc.RpcError)

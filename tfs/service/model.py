@@ -1,7 +1,8 @@
 """ModelService: GetModelStatus and HandleReloadConfigRequest, and the JSON of a status for REST.
 
 Owns: turning what the control plane knows into messages.  The control plane itself is behind `ModelCore`.
-Must not know: grpc, HTTP.  A reload blocks for as long as models load, so it runs on a thread of its own, never on the loop.
+Must not know: grpc, HTTP.  A reload blocks for as long as models load, so it runs on threads of its own: neither on the loop nor
+on those that the loop lends to short work.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol
 
 from tfs import messages
 from tfs.errors import InvalidArgument, TfsError
 from tfs.service.metadata import printable
 from tfs.service.parsing import parse, version_of
+
+# Reloads take turns in the control plane; more of them than this wait here.
+_RELOADS: Final = 4
 
 
 class VersionStatus(Protocol):
@@ -33,8 +38,8 @@ class VersionStatus(Protocol):
 class ModelCore(Protocol):
     """The control plane as the services see it; methods from any thread."""
 
-    def reload(self, config: Any) -> None:
-        """Applies a ModelServerConfig message; blocks until its new models are available; raises TfsError."""
+    def reload(self, config: Any, timeout_s: float | None) -> None:
+        """Applies a ModelServerConfig message; blocks until its new models are available, for `timeout_s` at most; raises TfsError."""
 
     def model_status(self, name: str, version: int | None) -> Sequence[VersionStatus]:
         """The known versions, or that one; raises NotFound with the reference's texts."""
@@ -49,6 +54,7 @@ class ModelService:
     def __init__(self, core: ModelCore, counter: Callable[[str], int] = lambda name: 0) -> None:
         """`counter` gives a metric's first value by its internal name, 0 when there is none."""
         self._core, self._counter = core, counter
+        self._reloads = ThreadPoolExecutor(_RELOADS, thread_name_prefix="tfs-reload")
 
     async def get_model_status(self, body: bytes, timeout_ns: int | None) -> bytes:
         """A serialized GetModelStatusRequest -> GetModelStatusResponse."""
@@ -67,7 +73,9 @@ class ModelService:
                 " Only ModelConfigList is currently supported"
             )
         before = [self._counter(name) for name in request.metric_names]
-        await asyncio.to_thread(self._core.reload, request.config)
+        timeout_s = None if timeout_ns is None else timeout_ns / 1e9
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._reloads, self._core.reload, request.config, timeout_s)
         response = messages.ReloadConfigResponse()
         response.status.SetInParent()
         for name, value in zip(request.metric_names, before, strict=True):

@@ -46,11 +46,18 @@ class NativeBridge:
     def start(self) -> None:
         asyncio.get_running_loop().add_reader(self._server.fileno(), self._drain)
 
-    async def stop(self) -> None:
-        """Takes no more calls and waits for those under way; before the native server closes."""
+    async def stop(self, patience_s: float) -> None:
+        """Takes no more calls, waits for those under way and cancels what is left after `patience_s`; before the native server
+        closes."""
         asyncio.get_running_loop().remove_reader(self._server.fileno())
         self._drain()
-        await asyncio.gather(*self._tasks)
+        tasks = set(self._tasks)
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=patience_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _drain(self) -> None:
         for call in self._server.take():

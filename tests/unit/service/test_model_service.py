@@ -85,14 +85,17 @@ def test_reload_runs_off_the_loop_and_reports_what_the_metrics_grew() -> None:
     made, threads, values = core(), [], {"/a": 3, "/b": 0}
     reload = made.reload
 
-    def slow(config: Any) -> None:
+    def slow(config: Any, timeout_s: float | None) -> None:
         threads.append(threading.current_thread())
         values["/a"] = 10
-        reload(config)
+        assert timeout_s == 2.5
+        reload(config, timeout_s)
 
     made.reload = slow  # type: ignore[method-assign]
     service = ModelService(made, lambda name: values.get(name, 0))
-    body = run(service.handle_reload_config(reload_request("/a", "/b", "/c").SerializeToString(), None))
+    body = run(
+        service.handle_reload_config(reload_request("/a", "/b", "/c").SerializeToString(), 2_500_000_000)
+    )
     answer = messages.ReloadConfigResponse.FromString(body)
     assert threads[0] is not threading.current_thread()
     assert [(one.name, one.int64_value_increase) for one in answer.metric] == [

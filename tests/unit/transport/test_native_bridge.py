@@ -75,7 +75,7 @@ def serve(*calls: Call) -> None:
         server.put(*calls)
         while server.waiting:
             await asyncio.sleep(0)
-        await bridge.stop()
+        await bridge.stop(5.0)
         server.close()
 
     asyncio.run(run())
@@ -94,7 +94,8 @@ def test_answers_come_from_the_table(caplog: pytest.LogCaptureFixture) -> None:
     assert "a secret" in caplog.text
 
 
-def test_stop_answers_what_is_under_way() -> None:
+@pytest.mark.parametrize("in_time", [True, False])
+def test_stop_answers_what_is_under_way(in_time: bool) -> None:
     gate = asyncio.Event()
 
     async def held(body: bytes, timeout_ns: int | None) -> bytes:
@@ -108,12 +109,13 @@ def test_stop_answers_what_is_under_way() -> None:
         server.put(call)
         while server.waiting:
             await asyncio.sleep(0)
-        stopping = asyncio.ensure_future(bridge.stop())
-        await asyncio.sleep(0)
-        assert not stopping.done()
-        gate.set()
+        stopping = asyncio.ensure_future(bridge.stop(60.0 if in_time else 0.0))
+        if in_time:
+            await asyncio.sleep(0)
+            assert not stopping.done()
+            gate.set()
         await stopping
-        assert call.answers == [b"done"]
+        assert call.answers == [b"done" if in_time else (Code.CANCELLED, "the server is shutting down")]
         server.close()
 
     asyncio.run(run())
