@@ -77,6 +77,7 @@ def _boolean(text: str) -> bool:
 
 
 def _integer(text: str, bits: int) -> int:
+    text = text.lstrip(" \t\n\v\f\r")  # as the reference's reader does
     # Twenty characters hold every 64-bit number; longer texts never become an int.
     if not _INTEGER.fullmatch(text) or len(text) > 20 or not -(1 << bits - 1) <= int(text) < 1 << bits - 1:
         raise ValueError

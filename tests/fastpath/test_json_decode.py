@@ -475,6 +475,11 @@ def test_bytes_that_are_not_utf8_are_quoted_as_they_came() -> None:
     assert values(decode(b'{"inputs": "\xff\xfe"}', STRING)["x"]) == b"\xff\xfe"
 
 
+def test_names_in_rows_end_at_their_first_nul() -> None:
+    assert values(decode(b'{"instances": [{"x\\u0000y": 1}, {"x": 2}]}', FLOAT)["x"]) == [1.0, 2.0]
+    assert refusal(b'{"inputs": {"x\\u0000y": 1}}') == "Missing named input: x in 'inputs' object."
+
+
 def test_a_dump_stops_at_256_bytes() -> None:
     pad = ", ".join(f'"k{i}": [{i}, {i}.5, null, true, "v"]' for i in range(40))
     message = refusal(f'{{"instances": [], "pad": {{{pad}}}}}')

@@ -497,6 +497,20 @@ def test_what_is_not_http_is_refused(serve: Callable[..., RestRunning], garbage:
     assert running.post(PREDICT).status_code == 200
 
 
+def test_what_follows_a_whole_request_does_not_take_its_answer(serve: Callable[..., RestRunning]) -> None:
+    """A body longer than its Content-Length: the request is answered, and then the connection ends."""
+    running = serve()
+    running.engine.late = 0.005
+    with running.connect() as connection:
+        connection.sendall(
+            b"POST /v1/models/m:predict HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}, and more"
+        )
+        status, headers, _ = read_answer(connection)
+        assert (status, headers["connection"]) == (200, "close")
+        assert connection.recv(10) == b""
+    assert body_of(running) == b"{}"
+
+
 def test_long_headers(serve: Callable[..., RestRunning]) -> None:
     running = serve()
     head = b"GET /v1/models/m HTTP/1.1\r\nHost: h\r\nX-Long: %s\r\n\r\n"

@@ -105,6 +105,7 @@ def test_every_flag_has_a_group_a_text_and_a_fitting_default() -> None:
         (["--enable_batching", "false", "--port=1"], {"enable_batching": False, "port": 1}),
         (["--per_process_gpu_memory_fraction=.5"], {"per_process_gpu_memory_fraction": 0.5}),
         (["--load_retry_interval_micros=99999999999"], {"load_retry_interval_micros": 99999999999}),
+        (["--port= 9"], {"port": 9}),
     ],
 )
 def test_values(arguments: list[str], values: dict[str, Any]) -> None:

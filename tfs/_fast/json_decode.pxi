@@ -130,6 +130,24 @@ cdef int json_find_input(const Plan* plan, Span raw, bint escaped, int guess) no
     return -1
 
 
+cdef int json_find_row_input(const Plan* plan, Span raw, bint escaped, int guess) noexcept nogil:
+    """json_find_input for the names in a row, which the reference reads up to their first NUL."""
+    cdef Arena arena
+    cdef Span text
+    cdef const void* end
+    cdef int found = -1
+    if not escaped:
+        return json_find_input(plan, raw, False, guess)
+    arena_init(&arena)
+    if json_text(raw, True, &arena, &text) == JSON_OK:
+        end = memchr(text.ptr, 0, text.len)
+        if end != NULL:
+            text.len = <const uint8_t*>end - text.ptr
+        found = json_find_input(plan, text, False, guess)
+    arena_free(&arena)
+    return found
+
+
 cdef int json_next_member(JsonReader* reader, Span* raw, bint* escaped) noexcept nogil:
     """The name of the next member, with the reader moved to its value."""
     json_space(reader)
@@ -159,7 +177,7 @@ cdef int json_convert_row(const Plan* plan, JsonReader* reader, JsonSink* sinks,
     while more:
         if json_next_member(reader, &raw, &escaped) != JSON_OK:
             return JSON_ODD
-        input = json_find_input(plan, raw, escaped, order[n] if n < plan.input_count else 0)
+        input = json_find_row_input(plan, raw, escaped, order[n] if n < plan.input_count else 0)
         if input < 0:
             return JSON_ODD
         if n < plan.input_count:

@@ -140,7 +140,10 @@ def _example(value: Any) -> bytes:
         raise InvalidArgument(f"Example must be JSON object but got JSON {_type(value)}")
     example = messages.Example()
     features = example.features.feature
-    for name, given in dict(value.members).items():  # the last of equal names
+    named = {
+        name.partition("\0")[0]: given for name, given in value.members
+    }  # up to a NUL; the last of equal names
+    for name, given in named.items():
         try:
             feature = features[name]
         except (UnicodeEncodeError, ValueError):

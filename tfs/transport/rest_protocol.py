@@ -147,6 +147,10 @@ class RestProtocol(HttpToolsProtocol):
             return
         self.began = None
         cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and not self.in_body:
+            cycle.keep_alive = False  # what came before is whole: its answer, then the end
+            self.parser = None  # type: ignore[assignment]
+            return
         begun = cycle is not None and cycle.response_started
         if not begun or (cycle.response_complete and not self.in_body):
             body = error_body(message)

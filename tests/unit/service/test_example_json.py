@@ -72,6 +72,7 @@ def test_nan() -> None:
 
 def test_of_equal_features_the_last_wins_and_of_equal_keys_the_first() -> None:
     assert features('{"f": 1, "f": "x", "g": 2}') == {"f": ("bytes_list", [b"x"]), "g": ("int64_list", [2])}
+    assert features('{"f\\u0000a": 1, "f\\u0000b": 2}') == {"f": ("int64_list", [2])}, "names end at a NUL"
     body = decode(b'{"signature_name": "a", "examples": [{}], "signature_name": 3, "examples": 4}')
     assert (body.signature_name, body.examples) == ("a", [b""])
 
