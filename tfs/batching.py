@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 PER_MODEL_FILE: Final = "batching_params.pbtxt"
 _DEFAULT_POOL_NAME: Final = "batch_threads"
+# A file system that hangs must not hold the end of the process.
+_LAST_READ_S: Final = 2.0
 # Read once for the whole process; a per-model file cannot change them, as in the reference.
 _PROCESS_WIDE: Final = frozenset({"num_batch_threads", "thread_pool_name"})
 
@@ -82,7 +84,10 @@ class Batching:
 
         def body() -> None:
             while not self._stop.wait(period_s):
-                self.reload()
+                try:
+                    self.reload()
+                except Exception:
+                    _log.exception("reading the batching parameters failed; the watch goes on")
 
         self._watcher = threading.Thread(target=body, name="tfs-batching", daemon=True)
         self._watcher.start()
@@ -91,7 +96,7 @@ class Batching:
         """Ends the watch. The threads are the engine's to close, when no call is under way any more."""
         self._stop.set()
         if self._watcher is not None:
-            self._watcher.join()
+            self._watcher.join(_LAST_READ_S)
 
     def _parameters(self, directory: str) -> BatchingParameters | None:
         """What a version in `directory` is to be batched with; None = not at all."""

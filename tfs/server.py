@@ -7,6 +7,7 @@ NOT_SERVING, the ports drain, then life cycle and engine close.  Decides nothing
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import signal
@@ -44,7 +45,11 @@ async def _serve(prepared: config.Prepared) -> int:
     try:
         if not await _until(stop, parts.start_models):
             return _STOPPED_EARLY
-        await parts.open_ports()
+        try:
+            await parts.open_ports()
+        except TfsError:
+            await parts.drain(0.0)  # the port that did open
+            raise
         # What start-up made lives as long as the process: the collector need not look at it again for every few hundred requests.
         gc.collect()
         gc.freeze()
@@ -126,7 +131,8 @@ async def _in_thread(work: Callable[[], None]) -> None:
         except BaseException as problem:
             _log.exception("a start-up or shut-down step failed")
             error = problem
-        loop.call_soon_threadsafe(finish, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended without us
+            loop.call_soon_threadsafe(finish, error)
 
     threading.Thread(target=body, name="tfs-step", daemon=True).start()
     await done

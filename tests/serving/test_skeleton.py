@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -297,3 +298,15 @@ def test_bad_start(start_server: Callable[..., Server], models: Path, tmp_path: 
     log = one.log()
     assert "Traceback" not in log
     assert any(piece.format(**places) in line for line in log.splitlines()), log
+
+
+@pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])
+def test_a_taken_port(start_server: Callable[..., Server], models: Path, transport: str, flag: str) -> None:
+    """The other port may be open by then: it is closed in order."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        base = f"--model_base_path={models / 'half_plus_two'}"
+        one = start_server(base, f"{flag}={address.partition(':')[2]}", transport=transport)
+        assert one.wait_exit(60) not in (0, -11, -6)
+    assert "Traceback" not in one.log()
+    assert f"cannot listen on {address}" in one.log()

@@ -196,8 +196,10 @@ class RestClient:
         sent = {"Content-Type": "application/json", **self._headers, **dict(headers)}
         patience = self._timeout if timeout is None else timeout
         while True:
-            kept = bool(self._idle)
-            connection = self._idle.pop() if kept else self._connection()
+            try:
+                connection, kept = self._idle.pop(), True
+            except IndexError:
+                connection, kept = self._connection(), False
             connection.timeout = patience
             if connection.sock is not None:
                 connection.sock.settimeout(patience)

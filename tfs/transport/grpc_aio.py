@@ -180,8 +180,11 @@ def _reflect(
         while True:
             task = asyncio.ensure_future(anext(requests))
             waiting.add(task)
-            await asyncio.wait({task})
-            waiting.discard(task)
+            try:
+                await asyncio.wait({task})
+            finally:  # also when the client has left
+                waiting.discard(task)
+                task.cancel()
             if task.cancelled() or isinstance(task.exception(), StopAsyncIteration):
                 return
             yield reflection.answer(task.result())
