@@ -32,7 +32,8 @@ def test_the_log_names_what_was_running(start_server: Callable[..., Server]) -> 
     server = start_server("--model_name=cnn", f"--model_base_path={CNN}").wait_ready()
     with grpc.insecure_channel(server.target) as channel:
         predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(grpc.RpcError) as caught:
             predict(flat_image(), timeout=20)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE, caught.value.details()
     assert server.wait_exit() == -6
     assert "tfs: fatal signal 6 while running model cnn version 1 signature serving_default" in server.log()
