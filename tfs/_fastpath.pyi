@@ -250,7 +250,7 @@ def client_decode(
     holds them as they are, writable memory where it does not, and for DT_STRING a list of bytes. Any thread. Raises Internal."""
 
 def live_handles() -> dict[str, int]:
-    """Debug builds: live C objects by kind (calls, run results, tensors, plans, servables, ...); all zero when idle and closed. Release: {}."""
+    """Debug builds: live C objects by kind (calls, results, servables, plans, maps, batches); all zero when idle and closed. Release: {}."""
 
 # -- test bench and benches only (_fast/fake.pxi, _fast/probe.pxi): single stages of the codec. Any thread; raise TfsError.
 

@@ -151,7 +151,6 @@ cdef Plan* batch_probe_plan(_ProbeBatcher self, str name, int inputs, int output
         plan.outputs[i].fetch.oper = <TF_Operation*><size_t>(1000 + first + i)
         index[i] = i
     plan.everything = fetch_new(plan, index, outputs)
-    plan.servable = self.servable
     return plan
 
 

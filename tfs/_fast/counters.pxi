@@ -7,7 +7,7 @@
 
 cdef extern from * nogil:
     """
-    enum { TFS_LIVE_KINDS = 8 };
+    enum { TFS_LIVE_KINDS = 6 };
     #ifdef TFS_DEBUG
     static int64_t tfs_live[TFS_LIVE_KINDS];
     static inline void tfs_live_add(int kind, int n) { __atomic_add_fetch(&tfs_live[kind], (int64_t)n, __ATOMIC_RELAXED); }
@@ -40,10 +40,8 @@ cdef enum LiveKind:
     LIVE_PLAN = 3
     LIVE_MAP = 4
     LIVE_BATCH = 5
-    LIVE_CONNECTION = 6
-    LIVE_STREAM = 7
 
-LIVE_NAMES = ("calls", "results", "servables", "plans", "maps", "batches", "connections", "streams")
+LIVE_NAMES = ("calls", "results", "servables", "plans", "maps", "batches")
 
 cdef enum:
     COUNTER_SHARDS = 16
@@ -67,7 +65,6 @@ cdef struct ModelCounters:
     ModelCounters* next
     CounterShard* shards[COUNTER_SHARDS]
     Span name                      # owned
-    int32_t stranger
 
 cdef int64_t latency_limits_ns[LATENCY_BUCKETS - 1]
 
@@ -147,7 +144,6 @@ cdef ModelCounters* counters_new(EngineCore* engine, Span name, bint stranger) n
         memcpy(copy, name.ptr, name.len)
     made.name.ptr = copy
     made.name.len = name.len
-    made.stranger = stranger
     made.next = engine.models
     engine.models = made
     engine.strangers += stranger

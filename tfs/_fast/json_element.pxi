@@ -37,7 +37,6 @@ cdef enum:
     JSON_DTYPES = 24
     DTYPE_FLOAT = 1
     DTYPE_DOUBLE = 2
-    DTYPE_BFLOAT16 = 14
     DTYPE_HALF = 19
 
 

@@ -26,7 +26,6 @@ cdef class _JsonProbe:
         self.c_plan.input_count = len(inputs)
         self.c_plan.broken_input = -1
         self.c_plan.signature = probe_span(signature)
-        self.c_plan.servable = &self.c_servable
         self.c_servable.plans = &self.c_plan
         self.c_servable.default_plan = &self.c_plan if signature == b"serving_default" else NULL
         self.call.c_call.servable = &self.c_servable
@@ -50,7 +49,7 @@ def _probe_json_decode(body: bytes, inputs: dict, signature: bytes = b"serving_d
         with nogil:
             rc = json_decode(call)
         if rc != OK:
-            raise json_error(&call.status)
+            raise status_error(&call.status)
         if not show:
             return None
         found = {probe_bytes(call.inputs[i].alias).decode(): probe_tensor(&call.inputs[i]) for i in range(call.input_count)}
@@ -84,7 +83,7 @@ def _probe_json_encode(outputs: dict, row: bool, rows: tuple | None = None, time
             with nogil:
                 rc = json_encode(call, &out)
             if rc != OK:
-                raise json_error(&call.status)
+                raise status_error(&call.status)
         return out.ptr[:out.len]
     finally:
         text_free(&out)

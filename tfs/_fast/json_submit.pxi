@@ -14,12 +14,6 @@ cdef void json_submit(Call* call) noexcept nogil:
     engine_dispatch(call)
 
 
-cdef object json_error(const Status* status):
-    """status_error, but bytes of the body that are not UTF-8 survive (as surrogate escapes): REST answers quote them as they came."""
-    cdef bytes raw = status.text.ptr[:status.text.len] if status.text.ptr != NULL else b""
-    return errors.from_code(status.code, raw.decode("utf-8", "surrogateescape"))
-
-
 cdef bytes json_reply(Call* call):
     """The JSON reply of an answered call; raises the error of a result that cannot be printed."""
     cdef Text out
@@ -32,7 +26,7 @@ cdef bytes json_reply(Call* call):
             code = json_encode(call, &out)
     try:
         if code != OK:
-            raise json_error(&call.status)
+            raise status_error(&call.status)
         return out.ptr[:out.len]
     finally:
         text_free(&out)

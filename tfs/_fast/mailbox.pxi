@@ -122,7 +122,7 @@ cdef void ticket_free(Call* call) noexcept:
 cdef object call_reply(Call* call, int kind):
     """Encodes the answer; raises its error."""
     if call.status.code != OK:
-        raise json_error(&call.status) if kind == REPLY_JSON else status_error(&call.status)
+        raise status_error(&call.status)
     if kind == REPLY_OUTPUTS:
         return Outputs.new(call)
     if kind == REPLY_JSON:

@@ -294,7 +294,6 @@ cdef FetchSet* plan_fetch_set(Plan* plan, const int32_t* wanted, int32_t count) 
         found = fetch_new(plan, wanted, count)
         if found != NULL:
             plan.subset_count += 1
-            found.id = plan.subset_count
             found.next = plan.subsets
             atomic_swap_ptr(&plan.subsets, found)
     pthread_mutex_unlock(&plan.lock)
@@ -307,12 +306,8 @@ cdef void plan_free(Plan* plan) noexcept nogil:
     cdef int32_t i
     if plan.inputs != NULL:
         for i in range(plan.input_count):
-            free(plan.inputs[i].dims)
             if plan.inputs[i].fallback != NULL:
                 tf.DeleteTensor(plan.inputs[i].fallback)
-    if plan.outputs != NULL:
-        for i in range(plan.output_count):
-            free(plan.outputs[i].dims)
     while plan.subsets != NULL:
         fetch = plan.subsets
         plan.subsets = fetch.next

@@ -32,9 +32,6 @@ cdef extern from * nogil:
         __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + v, __ATOMIC_RELAXED);
     }
     static inline int32_t tfs_swap32(int32_t* p, int32_t v) { return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL); }
-    static inline int tfs_cas32(int32_t* p, int32_t want, int32_t v) {
-        return __atomic_compare_exchange_n(p, &want, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
-    }
     static inline int tfs_cas64(int64_t* p, int64_t want, int64_t v) {
         return __atomic_compare_exchange_n(p, &want, v, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
     }
@@ -115,7 +112,6 @@ cdef extern from * nogil:
     void atomic_store64 "tfs_store64"(int64_t* p, int64_t v) noexcept
     void atomic_bump64 "tfs_bump64"(int64_t* p, int64_t v) noexcept
     int32_t atomic_swap32 "tfs_swap32"(int32_t* p, int32_t v) noexcept
-    bint atomic_cas32 "tfs_cas32"(int32_t* p, int32_t want, int32_t v) noexcept
     bint atomic_cas64 "tfs_cas64"(int64_t* p, int64_t want, int64_t v) noexcept
     void* atomic_load_ptr "tfs_load_ptr"(void* p) noexcept
     void* atomic_swap_ptr "tfs_swap_ptr"(void* p, void* v) noexcept

@@ -289,10 +289,3 @@ cdef Span arena_copy(Arena* arena, bytes data):
     memcpy(copy, span.ptr, span.len)
     span.ptr = copy
     return span
-
-
-# The C names, for Python (an enum member and a module attribute cannot be declared under one name).
-globals().update(
-    METHOD_PREDICT=METHOD_PREDICT, METHOD_CLASSIFY=METHOD_CLASSIFY, METHOD_REGRESS=METHOD_REGRESS, METHOD_MULTI=METHOD_MULTI,
-    METHOD_WARMUP=METHOD_WARMUP, METHOD_OTHER=METHOD_OTHER, ENTRY_GRPC=ENTRY_GRPC, ENTRY_REST=ENTRY_REST,
-)

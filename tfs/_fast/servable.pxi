@@ -116,7 +116,6 @@ cdef class LoadedServable:
 
     cdef void add_plan(self, Plan* plan) noexcept:
         """Published last, with everything else of it in place: readers walk the list without a lock."""
-        plan.servable = self.core
         plan.next = self.core.plans
         if span_is(plan.signature, "serving_default"):
             self.core.default_plan = plan
@@ -172,11 +171,8 @@ cdef class LoadedServable:
                         inputs[dict(message_fields(bytes_span(info)))[INFO_NAME]] = info
                     for info in message_map(fields, SIGNATURE_OUTPUTS).values():
                         outputs[dict(message_fields(bytes_span(info)))[INFO_NAME]] = info
-                plan = plan_new(len(inputs), len(outputs))
-                plan.signature = bytes_span(name)
+                plan = plan_make(self.model.graph, name, inputs, outputs, {}, self.keep)
                 plan.traits = traits
-                plan_fill(plan, self.model.graph, inputs, outputs, {}, self.keep)
-                self.keep.append(name)
                 self.add_plan(plan)
         return name.decode()
 

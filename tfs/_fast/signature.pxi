@@ -11,10 +11,6 @@ cdef enum:
     SIGNATURE_DEFAULTS = 4
     INFO_NAME = 1
     INFO_DTYPE = 2
-    INFO_SHAPE = 3
-    SHAPE_DIM = 2
-    SHAPE_UNKNOWN_RANK = 3
-    DIM_SIZE = 1
     META_GRAPH_DEF = 2
     META_SIGNATURE = 5
 
@@ -48,18 +44,6 @@ cdef dict message_map(list fields, uint32_t wanted):
     return found
 
 
-cdef object shape_dims(bytes shape):
-    """TensorShapeProto -> list of sizes (-1 unknown), None = unknown rank."""
-    cdef list dims = []
-    for field, value in message_fields(bytes_span(shape)):
-        if field == SHAPE_UNKNOWN_RANK and value:
-            return None
-        if field == SHAPE_DIM:
-            size = dict(message_fields(bytes_span(value))).get(DIM_SIZE, 0)
-            dims.append(size - (1 << 64) if size >= 1 << 63 else size)
-    return dims
-
-
 cdef int graph_output(TF_Graph* graph, bytes tensor, TF_Output* output) except -1:
     """`node:k` (or `node`) -> TF_Output; oper NULL when the graph has no such node."""
     cdef bytes node = tensor
@@ -75,23 +59,16 @@ cdef struct SlotInfo:              # what InputSlot and OutputSlot have in commo
     Span alias
     Span tensor
     int32_t dtype
-    int32_t rank
-    int64_t* dims
     TF_Output place
 
 
 cdef int slot_read(SlotInfo* slot, TF_Graph* graph, bytes alias, bytes info, list keep) except -1:
     cdef dict parts = dict(message_fields(bytes_span(info)))
     cdef bytes tensor = parts.get(INFO_NAME, b"")
-    cdef object dims = shape_dims(parts.get(INFO_SHAPE, b""))
     keep += [alias, tensor]
     slot.alias = bytes_span(alias)
     slot.tensor = bytes_span(tensor)
     slot.dtype = parts.get(INFO_DTYPE, 0)
-    slot.rank = -1 if dims is None else len(dims)
-    slot.dims = <int64_t*>calloc(len(dims or ()) + 1, sizeof(int64_t))
-    for i, size in enumerate(dims or ()):
-        slot.dims[i] = size
     return graph_output(graph, tensor, &slot.place)
 
 
@@ -107,6 +84,9 @@ cdef Plan* plan_new(int32_t inputs, int32_t outputs) except NULL:
     plan.outputs = <OutputSlot*>calloc(outputs + 1, sizeof(OutputSlot))
     plan.feeds = <TF_Output*>calloc(inputs + 1, sizeof(TF_Output))
     live_add(LIVE_PLAN, 1)
+    if plan.inputs == NULL or plan.outputs == NULL or plan.feeds == NULL:
+        plan_free(plan)
+        raise MemoryError
     return plan
 
 
@@ -120,8 +100,7 @@ cdef int plan_fill(Plan* plan, TF_Graph* graph, dict inputs, dict outputs, dict 
     for i, alias in enumerate(sorted(inputs)):
         slot_read(&info, graph, alias, inputs[alias], keep)
         slot = &plan.inputs[i]
-        slot.alias, slot.tensor, slot.dtype, slot.rank, slot.dims = info.alias, info.tensor, info.dtype, info.rank, info.dims
-        slot.feed = info.place
+        slot.alias, slot.tensor, slot.dtype = info.alias, info.tensor, info.dtype
         plan.feeds[i] = info.place
         if info.place.oper == NULL:
             plan.broken_input = i
@@ -131,8 +110,7 @@ cdef int plan_fill(Plan* plan, TF_Graph* graph, dict inputs, dict outputs, dict 
     for i, alias in enumerate(sorted(outputs)):
         slot_read(&info, graph, alias, outputs[alias], keep)
         target = &plan.outputs[i]
-        target.alias, target.tensor, target.dtype, target.rank, target.dims = info.alias, info.tensor, info.dtype, info.rank, info.dims
-        target.fetch = info.place
+        target.alias, target.tensor, target.fetch = info.alias, info.tensor, info.place
     index = <int32_t*>malloc((plan.output_count + 1) * sizeof(int32_t))
     for i in range(plan.output_count):
         index[i] = i
@@ -157,18 +135,25 @@ cdef TF_Tensor* default_tensor(bytes proto) except? NULL:
     return made
 
 
+cdef Plan* plan_make(TF_Graph* graph, bytes name, dict inputs, dict outputs, dict defaults, list keep) except NULL:
+    """A filled plan called `name`; nothing is left behind when it raises."""
+    cdef Plan* plan = plan_new(len(inputs), len(outputs))
+    keep.append(name)
+    plan.signature = bytes_span(name)
+    try:
+        plan_fill(plan, graph, inputs, outputs, defaults, keep)
+    except BaseException:
+        plan_free(plan)
+        raise
+    return plan
+
+
 cdef Plan* plan_from_signature(TF_Graph* graph, bytes name, bytes signature, list keep) except NULL:
     cdef list fields = message_fields(bytes_span(signature))
     cdef dict inputs = message_map(fields, SIGNATURE_INPUTS)
     cdef dict outputs = message_map(fields, SIGNATURE_OUTPUTS)
     cdef bytes method = dict(fields).get(SIGNATURE_METHOD, b"")
-    cdef Plan* plan = plan_new(len(inputs), len(outputs))
-    keep += [name, method]
-    plan.signature = bytes_span(name)
+    cdef Plan* plan = plan_make(graph, name, inputs, outputs, message_map(fields, SIGNATURE_DEFAULTS), keep)
+    keep.append(method)
     plan.method_name = bytes_span(method)
-    try:
-        plan_fill(plan, graph, inputs, outputs, message_map(fields, SIGNATURE_DEFAULTS), keep)
-    except BaseException:
-        plan_free(plan)
-        raise
     return plan

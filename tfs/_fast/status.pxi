@@ -81,7 +81,8 @@ cdef int status_quote(Status* status, int code, const char* before, Span quoted,
 
 
 cdef object status_error(const Status* status):
-    """The Python exception for a status that is not OK.  Needs the GIL; bytes that are no UTF-8 become surrogates."""
+    """The Python exception for a status that is not OK.  Needs the GIL; bytes that are no UTF-8 become surrogates, so that REST
+    can quote a body as it came."""
     cdef bytes raw = b"" if status.text.ptr == NULL else (<const char*>status.text.ptr)[:status.text.len]
     return errors.from_code(status.code, raw.decode("utf-8", "surrogateescape"))
 

@@ -10,7 +10,7 @@
 #   So a call whose deadline passes during a run is answered by the timer at once and released when TensorFlow is done with it.
 #   * `body` (the request bytes) must stay valid until `release`; the spans below point into it.
 
-cdef struct EngineCore             # runner.pxi
+cdef struct EngineCore
 cdef struct ModelCounters          # counters.pxi
 cdef struct ReplyTensor            # response.pxi
 cdef struct FetchSet
@@ -81,18 +81,12 @@ cdef struct InputSlot:             # one input of a signature
     Span alias                     # owned by the plan
     Span tensor                    # tensor name "node:0"
     int32_t dtype                  # as the signature declares it (REST converts by it; gRPC never checks it)
-    int32_t rank                   # -1: unknown rank
-    int64_t* dims                  # -1: unknown
-    TF_Output feed                 # oper NULL: the graph has no such node
     TF_Tensor* fallback            # SignatureDef.defaults, else NULL
 
 cdef struct OutputSlot:            # one output of a signature
     Span alias
     Span tensor
-    int32_t dtype
-    int32_t rank
-    int64_t* dims
-    TF_Output fetch
+    TF_Output fetch                # oper NULL: the graph has no such node
 
 cdef enum:
     SIZE_BUCKETS = 24              # run-time statistics per log2(elements fed)
@@ -104,7 +98,6 @@ cdef struct RunStats:              # one size bucket of a fetch set; written wit
 
 cdef struct FetchSet:              # one subset of a plan's outputs that has been run
     FetchSet* next
-    int32_t id
     int32_t count
     int32_t* index                 # sorted indexes into Plan.outputs
     TF_Output* fetches
@@ -112,7 +105,6 @@ cdef struct FetchSet:              # one subset of a plan's outputs that has bee
 
 cdef struct Plan:                  # one signature, resolved at load; immutable but for the list of fetch sets
     Plan* next
-    Servable* servable             # not counted: the servable owns its plans
     Span signature
     Span method_name
     int32_t input_count
@@ -120,7 +112,7 @@ cdef struct Plan:                  # one signature, resolved at load; immutable 
     int32_t has_defaults
     InputSlot* inputs              # sorted by alias
     OutputSlot* outputs            # sorted by alias
-    TF_Output* feeds               # by input index
+    TF_Output* feeds               # by input index; oper NULL: the graph has no such node
     FetchSet* everything           # all outputs
     FetchSet* subsets              # others seen so far, newest first; at most MAX_FETCH_SETS (plan.pxi)
     int32_t subset_count
@@ -147,8 +139,8 @@ cdef struct Servable:              # one loaded version
     int64_t holds                  # calls that use it, + 1 while it is in the serving map (atomic; see serving_map.pxi)
     pthread_mutex_t lock           # guards the last drop of `holds`
     pthread_cond_t unused          # signalled when `holds` reaches zero
-    void* batcher                  # batch.pxi; NULL = batching off for this version
-    ModelCounters* counters        # counters.pxi; shared by all versions of the name; NULL until the first publish
+    void* batcher                  # Batcher (batch_queue.pxi); NULL = batching off for this version
+    ModelCounters* counters        # counters.pxi; the engine's, shared by all versions of the name; NULL until the first publish
     # -- its queue for runners, guarded by EngineCore.lock (runner.pxi)
     Call* queue_head
     Call* queue_tail
@@ -173,7 +165,7 @@ cdef struct Call:
     int32_t refs
     int32_t answered
     int32_t cancelled              # set by call_cancel: skip it if it has not started
-    # -- decode (request.pxi, json.pxi)
+    # -- decode (request.pxi, json_decode.pxi)
     int32_t has_spec
     int32_t version_choice         # VersionChoice
     int64_t version
