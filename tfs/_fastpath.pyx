@@ -2,22 +2,24 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The compiled core: from request bytes to reply bytes without the GIL.
 
-This file is the table of contents.  The parts below are one module in journey order (a part may use what stands above it):
+This file is the table of contents.  The parts below are one module, in the order of their inclusion, which is the order to read them in:
 
-  nouns       platform   types      status     wire
-  codec       crc32c     dtypes     tensor     request    response
-  TensorFlow  tensorflow crash      session    heal       graph       op_traits
-  model       plan       signature  servable   serving_map
-  engine      counters   stages      engine     timer      runner      lifetime
-  batching    batch_counters        batch_queue           batch_admit           batch_decide
-              batch_assemble        batch_run             batch_pool            batch_face
-  REST        json_number           json_element          json_scan  json_digits  json_dump  json_fill  json_decode  json_explain
-              json_encode           json_submit           json_face
-  consumers   mailbox    pyengine   client_codec (the client's side of Predict: no engine, no TensorFlow)
-  transport   transport  http2      grpc       inflate    streams    io   tick   native   cold (only where libnghttp2 was found at build time)
-  tests       fake       fake_session          probe  engine_probe  json_probe      transport_echo   native_probe
-              batch_probe           batch_bench
+  nouns       platform  types  status  wire  crc32c
+  counting    counters  stages
+  codec       dtypes  tensor  request  response
+  TensorFlow  tensorflow  crash  session  heal  graph  op_traits
+  model       plan  signature  serving_map
+  engine      engine  timer  runner  lifetime
+  batching    batch_counters  batch_queue  batch_admit  batch_decide  batch_assemble  batch_run  batch_pool  batch_face
+  version     servable (the Python owner of a loaded version, with its session, plans and batcher)
+  REST        json_number  json_element  json_scan  json_digits  json_dump  json_fill  json_decode  json_explain  json_encode
+              json_submit  json_face
+  consumers   mailbox  pyengine
+  client      client_codec (the client's side of Predict: no engine, no TensorFlow)
+  tests       fake  fake_session  probe  engine_probe  batch_probe  batch_bench  json_probe
               (entrances of tests and benches to single stages)
+  transport   transport  http2  grpc  inflate  streams  io  tick  native  cold, and for tests transport_echo  native_probe
+              (_native.pxi, written by setup.py, includes them where libnghttp2 was found, else no_native)
 
 House rules
   1. Between the transport's bytes and TensorFlow nothing takes the GIL, builds a Python object or logs.
@@ -94,9 +96,9 @@ include "_fast/json_submit.pxi"
 include "_fast/json_face.pxi"
 include "_fast/mailbox.pxi"
 include "_fast/pyengine.pxi"
+include "_fast/client_codec.pxi"
 include "_fast/fake.pxi"
 include "_fast/fake_session.pxi"
-include "_fast/client_codec.pxi"
 include "_fast/probe.pxi"
 include "_fast/engine_probe.pxi"
 include "_fast/batch_probe.pxi"
