@@ -333,7 +333,7 @@ class NativeServer:
         arguments: Mapping[str, int | str],
         start: bool = True,
     ) -> None:
-        """Listens and serves when this returns. `engine` must live until `close`.
+        """Listens and serves when this returns. `engine` must be open, and stay so until `close`.
 
         addresses: "127.0.0.1:0", "[::]:8500" (IPv4 too), "unix:/path" (removed by `close`). cold: full method paths.
         byte_budget: request bytes held by the process beyond which windows are withheld. arguments: gRPC channel arguments

@@ -20,7 +20,7 @@ from engine_support import Consumer, ask, in_threads, signature, threads_named, 
 from support import wait_until
 
 from tfs import _fastpath, errors
-from tfs._fastpath import Engine, FakeSession, LoadedServable, fake_servable
+from tfs._fastpath import BatchThreads, Engine, FakeSession, LoadedServable, fake_servable
 
 pytestmark = pytest.mark.fake_session
 
@@ -525,3 +525,41 @@ def test_everything_is_given_back(room: Room) -> None:
     assert servable.wait_unused(5)
     servable.close()
     assert _fastpath.live_handles() == before
+
+
+def test_a_servable_counts_for_the_engine_that_serves_it(room: Room) -> None:
+    """Its counters belong to an engine: a second one must not count into those of the first, which are gone."""
+    servable = room.model("m")
+    for runs in (1, 2):
+        engine = room.engine()
+        engine.publish({"m": {1: servable}}, None)
+        for _ in range(runs):
+            engine.run(None, ask(), None, None, _fastpath.METHOD_PREDICT)
+        assert engine.counters()["requests"] == {
+            ("m", _fastpath.METHOD_PREDICT, _fastpath.ENTRY_GRPC, 0): runs
+        }
+        engine.publish({}, {})
+        engine.close()
+
+
+def test_several_threads_may_close_a_servable(room: Room) -> None:
+    """Each returns when it is freed: none waits on a lock that another has freed."""
+    servable, session = room.stuck("m")
+    engine = room.engine()
+    engine.publish({"m": {1: servable}}, None)
+    caller = threading.Thread(target=engine.run, args=(None, ask(), None, None))
+    caller.start()
+    assert session.wait_started(1)
+    engine.publish({}, {})
+    closers = [threading.Thread(target=servable.close) for _ in range(4)]
+    for closer in closers:
+        closer.start()
+    assert all(closer.is_alive() for closer in closers)  # the call holds it
+    session.step(-1)
+    for thread in (caller, *closers):
+        thread.join(20)
+        assert not thread.is_alive()
+    with pytest.raises(errors.FailedPrecondition, match="version 1 of model m is closed"):
+        servable.is_stateless("serving_default")
+    with pytest.raises(errors.FailedPrecondition, match="version 1 of model m is closed"):
+        servable.enable_batching(BatchThreads(0))

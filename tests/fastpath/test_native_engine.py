@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from wiretools import entry, field, floats, number, request, spec, tensor
 
-from tfs import _fastpath
+from tfs import _fastpath, errors
 
 if not _fastpath.HAVE_NATIVE:
     pytest.skip("this build has no native transport (libnghttp2 was not found)", allow_module_level=True)
@@ -236,3 +236,20 @@ def test_many_connections_resets_and_models() -> None:
             thread.join()
         wait_for(lambda: one.server.stats()["request_bytes"] == 0)
     assert sorted(finished) == [0, 1, 2, 3]
+
+
+def test_a_closed_engine_is_not_served() -> None:
+    _fastpath.fake_runtime()
+    engine = _fastpath.Engine()
+    engine.close()
+    with pytest.raises(errors.Unavailable, match="the server is shutting down"):
+        _fastpath.NativeServer(
+            engine,
+            addresses=["127.0.0.1:0"],
+            io_threads=1,
+            cold=[],
+            max_message_bytes=1 << 20,
+            byte_budget=1 << 30,
+            max_connections=1,
+            arguments={},
+        )

@@ -181,6 +181,7 @@ cdef TF_Tensor* batch_join_output(const BatchGather* gather, int32_t k, Status* 
     cdef int dtype = tf.TensorType(first)
     cdef int64_t dims[TENSOR_MAX_RANK]
     cdef int64_t width, at = 0
+    cdef bint same
     cdef int32_t i
     cdef int d
     dims[0] = 0
@@ -189,10 +190,12 @@ cdef TF_Tensor* batch_join_output(const BatchGather* gather, int32_t k, Status* 
     for i in range(gather.count):
         dims[0] += gather.parts[i].rows
         other = (&gather.parts[i].result.tensors[0])[k]
-        for d in range(1, rank):
-            if tf.NumDims(other) != rank or tf.Dim(other, d) != dims[d]:
-                status_set(status, INTERNAL, "Tensor concat operation failed: the parts of a split request gave different output shapes")
-                return NULL
+        same = tf.NumDims(other) == rank
+        for d in range(1, rank if same else 0):
+            same = same and tf.Dim(other, d) == dims[d]
+        if not same:
+            status_set(status, INTERNAL, "Tensor concat operation failed: the parts of a split request gave different output shapes")
+            return NULL
     whole = tensor_allocate(dtype, dims, rank)
     if whole == NULL:
         status_set(status, RESOURCE_EXHAUSTED, "out of memory")

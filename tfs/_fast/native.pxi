@@ -87,6 +87,7 @@ cdef class NativeServer:
         if isinstance(engine, EchoEngine):
             transport_echo_consumer(&self.core.consumer, &(<EchoEngine>engine).state)
         elif isinstance(engine, Engine):
+            (<Engine>engine).check_open()
             native_consumer(&self.core.consumer, (<Engine>engine).core)
         else:
             raise TypeError(f"engine must be an Engine, not {type(engine).__name__}")
@@ -416,6 +417,12 @@ cdef void native_free_listener(NativeCore* core) noexcept nogil:
 
 cdef void native_free_thread(IoThread* t) noexcept nogil:
     cdef Stream* st
+    cdef Conn* conn
+    while t.fresh != NULL:                            # given to a thread that had ended, by one that was still accepting
+        conn = <Conn*>t.fresh
+        t.fresh = conn.next
+        fd_close(conn.fd)
+        free(conn)
     native_free_streams(<Stream*>t.done)              # answered by Python after the thread had ended
     stream_bury(t)
     while t.pool != NULL:

@@ -35,6 +35,8 @@ cdef class Engine:
         self.core.check_method_names = check_method_names
         self.core.base_runners = min(len(os.sched_getaffinity(0)), self.core.max_runners)
         if engine_start(self.core) != OK:
+            free(self.core)                          # there is no timer to stop
+            self.core = NULL
             raise errors.Internal("cannot start the engine's timer thread")
 
     def __dealloc__(self):

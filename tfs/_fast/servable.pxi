@@ -19,6 +19,7 @@ cdef class LoadedServable:
     cdef object session_owner      # the fake session of a test, else None
     cdef list keep                 # bytes that the plans' spans point into
     cdef object define_lock
+    cdef object close_lock
     cdef readonly str name
     cdef readonly int64_t version
     cdef readonly dict signature_defs
@@ -31,6 +32,7 @@ cdef class LoadedServable:
         self.signature_defs = {}
         self.warnings = []
         self.define_lock = threading.Lock()
+        self.close_lock = threading.Lock()
 
     def __init__(self):
         raise TypeError("use LoadedServable.load")
@@ -178,16 +180,19 @@ cdef class LoadedServable:
 
     def is_stateless(self, str signature not None):
         """Whether all ops of `signature` are known to have no state, so that one more run changes nothing.  False if there is no such
-        signature.  Any thread, before `close`."""
+        signature.  Any thread.  Raises FailedPrecondition after `close`."""
         cdef bytes name = signature.encode()
-        cdef Plan* plan = plan_find(self.core, bytes_span(name))
+        cdef Plan* plan
+        self.check_open()
+        plan = plan_find(self.core, bytes_span(name))
         return plan != NULL and (plan.traits & GRAPH_STATELESS) != 0
 
     def enable_batching(self, BatchThreads threads not None, **parameters):
         """Before publishing: calls are joined to batches from now on.  Fields of BatchingParameters, None = the reference's default.
 
-        Raises InvalidArgument with the reference's texts.
+        Raises InvalidArgument with the reference's texts, FailedPrecondition after `close`.
         """
+        self.check_open()
         batch_enable(self.core, threads, parameters)
 
     def update_batching(self, **parameters):
@@ -200,7 +205,8 @@ cdef class LoadedServable:
             batch_update(self.core, &params)
 
     def wait_unused(self, double timeout_s):
-        """After it left the map: waits (without the GIL) until no call holds it; False when the time is up."""
+        """After it left the map: waits (without the GIL) until no call holds it; False when the time is up.  Not while another thread
+        closes it."""
         cdef int64_t until = now_ns() + <int64_t>(timeout_s * NS_PER_S)
         cdef bint unused = True
         if self.core != NULL:
@@ -209,19 +215,19 @@ cdef class LoadedServable:
         return unused
 
     def close(self):
-        """Ends runs in flight (CANCELLED), waits for the last hold, frees everything.  Idempotent.  Not on the loop's thread."""
-        if self.core == NULL:
-            return
-        with nogil:
-            model_close(&self.model)
-            servable_wait_unused(self.core, INT64_MAX)
-        self.release_core()
+        """Ends runs in flight (CANCELLED), waits for the last hold, frees everything.  Idempotent, from several threads too: each returns
+        when it is freed.  Not on the loop's thread."""
+        with self.close_lock:                        # who waits for the last hold must not find the lock it waits on freed
+            if self.core == NULL:
+                return
+            with nogil:
+                model_close(&self.model)
+                servable_wait_unused(self.core, INT64_MAX)
+            self.release_core()
 
     cdef void release_core(self) noexcept:
         cdef Servable* core = self.core
         cdef Plan* plan
-        if core == NULL:                             # another thread closed it while this one waited
-            return
         self.core = NULL
         with nogil:
             batch_disable(core)

@@ -175,18 +175,24 @@ cdef Span span_copy(bytes data):
 
 cdef ServingMap* map_build(EngineCore* engine, object models, object labels) except NULL:
     """A new map from {name: {version: LoadedServable}} and {name: {label: version}} (or None).  Holds each servable once."""
-    cdef ServingMap* map = <ServingMap*>calloc(1, sizeof(ServingMap))
+    cdef ServingMap* map
     cdef uint32_t size = 4, at
     cdef int32_t i
     names = sorted(set(models) | set(labels or ()))
     while size < 2 * len(names):
         size *= 2
+    map = <ServingMap*>calloc(1, sizeof(ServingMap))
+    if map == NULL:
+        raise MemoryError
+    live_add(LIVE_MAP, 1)
     map.mask = size - 1
     map.models = <MapModel*>calloc(len(names) + 1, sizeof(MapModel))
     map.buckets = <int32_t*>malloc(size * sizeof(int32_t))
+    if map.models == NULL or map.buckets == NULL:
+        map_free(map)
+        raise MemoryError
     memset(map.buckets, 0xFF, size * sizeof(int32_t))
     map.labels_known = labels is not None
-    live_add(LIVE_MAP, 1)
     for i, name in enumerate(names):
         map.count += 1
         try:
@@ -203,15 +209,19 @@ cdef ServingMap* map_build(EngineCore* engine, object models, object labels) exc
 
 cdef int map_build_model(EngineCore* engine, MapModel* model, str name, object versions, object labels) except -1:
     cdef LoadedServable loaded
+    cdef ModelCounters* counters
     model.name = span_copy(name.encode())
     model.versions = <Servable**>calloc(len(versions) + 1, sizeof(Servable*))
     model.labels = <Span*>calloc(len(labels) + 1, sizeof(Span))
     model.label_versions = <int64_t*>calloc(len(labels) + 1, sizeof(int64_t))
+    if model.versions == NULL or model.labels == NULL or model.label_versions == NULL:
+        raise MemoryError
+    counters = counters_of(engine, model.name, False)
     for version in sorted(versions):
         loaded = versions[version]
         loaded.check_open()
-        if loaded.core.counters == NULL:
-            loaded.core.counters = counters_of(engine, model.name, False)
+        if loaded.core.counters != counters:     # those of another engine are gone with it
+            loaded.core.counters = counters
         servable_hold(loaded.core)
         model.versions[model.version_count] = loaded.core
         model.version_count += 1
