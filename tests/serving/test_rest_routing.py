@@ -286,6 +286,18 @@ def test_bytes_that_are_no_text_pass_through_errors(serve: Callable[..., RestRun
     assert running.post(PREDICT).content == b'{\n    "error": "\xff\xfe"\n}'
 
 
+def test_names_that_are_no_text_come_back_as_they_came(serve: Callable[..., RestRunning]) -> None:
+    running = serve()
+    for path in (b"/v1/models/%FF", b"/v1/models/%FF/metadata"):
+        status, _, body = running.raw(b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n" % path)
+        assert (status, b"\xff" in body) == (404, True)
+    assert running.post("/v1/models/%FF:classify", '{"examples": [{}]}').status_code == 404
+
+
+def test_the_target_of_the_whole_server_is_not_found(serve: Callable[..., RestRunning]) -> None:
+    assert serve().raw(b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n")[0] == 404
+
+
 def test_a_fault_of_ours_does_not_leak(
     serve: Callable[..., RestRunning], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -238,11 +238,11 @@ class RestApp:
     async def _by_example(self, route: Route, body: bytes) -> bytes:
         """Classify or regress: JSON -> Examples -> one run -> JSON."""
         decoded = example_json.decode(body)
-        spec = messages.ModelSpec(name=route.model, signature_name=decoded.signature_name)
+        spec = messages.ModelSpec(name=_text(route.model), signature_name=decoded.signature_name)
         if route.version is not None:
             spec.version.value = route.version
         elif route.label is not None:
-            spec.version_label = route.label
+            spec.version_label = _text(route.label)
         response = await self._examples.single(
             _METHODS[route.action], spec, decoded.examples, self._timeout_ns, ENTRY_REST
         )
@@ -307,6 +307,11 @@ async def _packed(body: bytes) -> bytes:
     if len(body) < _GZIP_THREAD_BYTES:
         return gzip.compress(body, 1)
     return await asyncio.to_thread(gzip.compress, body, 1)
+
+
+def _text(name: str) -> str:
+    """A name that protobuf takes: no model is called anything else."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def gunzip(body: bytes, limit: int) -> bytes:

@@ -59,6 +59,8 @@ class BadRoute(InvalidArgument):
 
 def split_target(target: bytes) -> tuple[bytes, bytes] | None:
     """(path alone, path with query and fragment) of a request target; None when it is no URI. Absolute URIs lose their host."""
+    if target == b"*":
+        return target, target
     if not target.startswith(b"/"):
         host = _ABSOLUTE.match(target)
         if host is None:
@@ -103,4 +105,5 @@ def _malformed(method: str, full_path: bytes) -> str:
 
 
 def _decode(name: bytes) -> str:
-    return unquote_to_bytes(name).decode("utf-8", "replace")
+    """Bytes that are no UTF-8 become surrogates, so that messages can show them as they came."""
+    return unquote_to_bytes(name).decode("utf-8", "surrogateescape")
