@@ -335,7 +335,7 @@ cdef void batch_submit(Call* call) noexcept nogil:
 
 cdef void batch_submit_at(Call* call, int64_t now) noexcept nogil:
     cdef Batcher* batcher = <Batcher*>call.servable.batcher
-    cdef BatchPool* pool = batcher.pool          # the call may be answered, and the batcher gone, as soon as the lock is free
+    cdef BatchPool* pool = batcher.pool
     cdef BatchQueue* queue
     cdef BatchRefusal refusal
     cdef BatchKey key

@@ -130,20 +130,24 @@ cdef int json_find_input(const Plan* plan, Span raw, bint escaped, int guess) no
     return -1
 
 
+cdef Span json_c_string(Span text) noexcept nogil:
+    """Names in rows are C strings to the reference: they end at a NUL."""
+    cdef const void* end = memchr(text.ptr, 0, text.len)
+    if end != NULL:
+        text.len = <const uint8_t*>end - text.ptr
+    return text
+
+
 cdef int json_find_row_input(const Plan* plan, Span raw, bint escaped, int guess) noexcept nogil:
-    """json_find_input for the names in a row, which the reference reads up to their first NUL."""
+    """json_find_input for the names in a row."""
     cdef Arena arena
     cdef Span text
-    cdef const void* end
     cdef int found = -1
     if not escaped:
         return json_find_input(plan, raw, False, guess)
     arena_init(&arena)
     if json_text(raw, True, &arena, &text) == JSON_OK:
-        end = memchr(text.ptr, 0, text.len)
-        if end != NULL:
-            text.len = <const uint8_t*>end - text.ptr
-        found = json_find_input(plan, text, False, guess)
+        found = json_find_input(plan, json_c_string(text), False, guess)
     arena_free(&arena)
     return found
 

@@ -281,14 +281,6 @@ cdef int json_explain_keys(Call* call, JsonReader row, int64_t number) noexcept 
     return INVALID_ARGUMENT
 
 
-cdef Span json_c_string(Span text) noexcept nogil:
-    """Names of members are C strings to the reference: they end at a NUL."""
-    cdef const void* end = memchr(text.ptr, 0, text.len)
-    if end != NULL:
-        text.len = <const uint8_t*>end - text.ptr
-    return text
-
-
 cdef int json_explain_member(Call* call, JsonReader* reader, int64_t row, JsonRows* firsts, int* input) noexcept nogil:
     """One member of a named row: its error, or OK and the input it sets."""
     cdef Text inner
