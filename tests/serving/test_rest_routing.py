@@ -324,6 +324,7 @@ def test_options_and_cors(serve: Callable[..., RestRunning], cors: bool) -> None
         headers = {} if origin is None else {"Origin": origin}
         answer = requests.options(running.url + "/v1/anything", headers=headers, timeout=20)
         assert (answer.status_code, answer.content) == (status, b"")
+        assert answer.headers["content-type"] == "text/html; charset=ISO-8859-1"
         assert all(answer.headers.get(name) == (value if cors else None) for name, value in wanted.items())
     assert running.engine.counted[-2:] == [("", METHOD_OTHER, 1, int(Code.FAILED_PRECONDITION))] * 2
     for answer in (running.post(PREDICT), running.get("/v1/models/nope"), running.post("/v1/x")):

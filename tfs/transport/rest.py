@@ -51,6 +51,9 @@ _HTTP: Final[dict[int, int]] = {
 }
 _METHODS: Final = {routes.CLASSIFY: METHOD_CLASSIFY, routes.REGRESS: METHOD_REGRESS}
 _JSON: Final = b"content-type: application/json\r\n"
+_NO_BODY: Final = (
+    b"content-type: text/html; charset=ISO-8859-1\r\n"  # as the reference labels its empty answers
+)
 _CORS: Final = [
     b"access-control-allow-origin: *\r\n",
     b"access-control-allow-methods: POST, GET\r\n",
@@ -191,7 +194,7 @@ class RestApp:
         origin = _header(scope, b"origin")
         known = b"http://" in origin or b"https://" in origin
         self._count("", METHOD_OTHER, Code.OK if known else Code.FAILED_PRECONDITION, started)
-        await respond(scope, 200 if known else 400, self._headers, b"")
+        await respond(scope, 200 if known else 400, [_NO_BODY, *self._headers[1:]], b"")
 
     # -- the API
 
