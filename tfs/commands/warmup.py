@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent import futures
@@ -160,7 +161,8 @@ def _recorded(given: argparse.Namespace) -> list[bytes]:
         except RuntimeError:
             raise Unavailable(f"port {given.port} of 127.0.0.1 is taken") from None
         server.start()
-        output.say(f"recording: let clients ask 127.0.0.1:{port} in place of {given.server}")
+        where = f"recording: let clients ask 127.0.0.1:{port} in place of {given.server}"
+        print(where, file=sys.stderr if given.json else sys.stdout, flush=True)
         _wait(recorder, given.seconds)
         server.stop(1).wait()
     if not recorder.records:

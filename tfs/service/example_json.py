@@ -99,9 +99,10 @@ def _parse(body: bytes) -> Any:
     begin, end = json_bounds(body)
     text = body[begin:end].decode("utf-8", "surrogateescape")
     try:
-        return _DECODER.raw_decode(text)[0]
-    except json.JSONDecodeError:
-        return _DECODER.raw_decode(_ODD_NUMBERS.sub(_plain, text))[0]
+        try:
+            return _DECODER.raw_decode(text)[0]
+        except json.JSONDecodeError:
+            return _DECODER.raw_decode(_ODD_NUMBERS.sub(_plain, text))[0]
     except RecursionError:
         raise InvalidArgument("JSON Value is nested too deeply") from None
 

@@ -15,7 +15,6 @@ from tfs.service.methods import SERVICES
 
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
-SERVICE = "grpc.health.v1.Health"
 
 _KNOWN = frozenset({"", *SERVICES, *(name.rpartition(".")[2] for name in SERVICES)})
 # HealthCheckResponse with its only field, status.

@@ -128,6 +128,8 @@ def test_refusals(body: str, text: str) -> None:
 @pytest.mark.parametrize("inner", ["[" * 200_000 + "]" * 200_000, '{"a":' * 100_000 + "1" + "}" * 100_000])
 def test_absurd_nesting_is_an_error(inner: str) -> None:
     assert refused(f'{{"ignored": {inner}, "examples": [{{}}]}}') == "JSON Value is nested too deeply"
+    # A number that only the second reading understands.
+    assert refused(f'{{"ignored": [Inf, {inner}], "examples": [{{}}]}}') == "JSON Value is nested too deeply"
 
 
 def test_classifications_print() -> None:
