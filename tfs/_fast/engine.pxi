@@ -97,7 +97,6 @@ cdef void engine_expire(Call* call) noexcept nogil:
 
 cdef void call_cancel(Call* call) noexcept nogil:
     """The consumer lost interest: answers CANCELLED if nobody has; a queued call is then skipped."""
-    atomic_store32(&call.cancelled, 1)
     engine_refuse(call, CANCELLED, "CANCELLED")
 
 

@@ -72,7 +72,6 @@ cdef Span json_content(JsonSink* sink, int64_t elements, Arena* arena) noexcept 
 
 cdef void json_keep(JsonBuffer* buffer, Arena* arena) noexcept nogil:
     """Hands the buffer's block to the arena."""
-    buffer.block.size = buffer.cap + sizeof(ArenaBlock)
     buffer.block.next = arena.blocks
     arena.blocks = buffer.block
     buffer.block = NULL

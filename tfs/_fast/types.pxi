@@ -31,9 +31,8 @@ cdef struct Status:                # code 0 = OK; `text` is owned (malloc), abse
     int code
     Text text
 
-cdef struct ArenaBlock:
+cdef struct ArenaBlock:             # its bytes lie behind it, 8-aligned
     ArenaBlock* next
-    size_t size
 
 cdef struct Arena:                 # bump allocator of one call; freed whole with the ticket (wire.pxi)
     uint8_t* at
@@ -164,7 +163,6 @@ cdef struct Call:
     # -- lifetime (atomic)
     int32_t refs
     int32_t answered
-    int32_t cancelled              # set by call_cancel: skip it if it has not started
     # -- decode (request.pxi, json_decode.pxi)
     int32_t has_spec
     int32_t version_choice         # VersionChoice

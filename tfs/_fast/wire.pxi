@@ -198,7 +198,6 @@ cdef void* arena_grow(Arena* arena, size_t size) noexcept nogil:
     if block == NULL:
         return NULL
     block.next = arena.blocks
-    block.size = capacity
     arena.blocks = block
     arena.at = <uint8_t*>block + sizeof(ArenaBlock) + size
     arena.end = <uint8_t*>block + capacity
