@@ -14,6 +14,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# What the composition root may use.
+EVERYTHING = {
+    "logs", "transport", "service", "lifecycle", "servable", "core", "config", "messages", "errors", "metrics",
+}  # fmt: skip
+
 # Layer by layer from the bottom; a module may import its own layer and those named beside it.  First match wins.
 # `config` is a leaf below the control plane, too: version directories carry settings files of their own (batching_params.pbtxt).
 LAYERS: list[tuple[str, str, set[str]]] = [
@@ -33,38 +38,8 @@ LAYERS: list[tuple[str, str, set[str]]] = [
     ("tfs.op_packages", "servable", {"core", "errors"}),
     ("tfs.batching", "servable", {"core", "config", "errors"}),
     ("tfs.logs", "logs", set()),
-    (
-        "tfs.assembly",
-        "server",
-        {
-            "logs",
-            "transport",
-            "service",
-            "lifecycle",
-            "servable",
-            "core",
-            "config",
-            "messages",
-            "errors",
-            "metrics",
-        },
-    ),
-    (
-        "tfs.server",
-        "server",
-        {
-            "logs",
-            "transport",
-            "service",
-            "lifecycle",
-            "servable",
-            "core",
-            "config",
-            "messages",
-            "errors",
-            "metrics",
-        },
-    ),
+    ("tfs.assembly", "server", EVERYTHING),
+    ("tfs.server", "server", EVERYTHING),
     ("tfs.client", "client", {"errors", "core"}),
 ]
 # Sub-commands and the dispatcher stand on top and may use anything but each other's insides.
