@@ -306,7 +306,11 @@ class Flags:
         10.0, "float", REST, "Seconds that a client may take to send a request's headers; 0: any.", minimum=0
     )
     rest_body_timeout_seconds: float = _flag(
-        60.0, "float", REST, "Seconds that a client may pause while sending a body; 0: any.", minimum=0
+        60.0,
+        "float",
+        REST,
+        "Seconds that a client may pause while sending a body or fetching an answer; 0: any.",
+        minimum=0,
     )
     max_queued_calls: int = _flag(
         0, "int32", LIMITS, "Calls that may wait in the process; 0 takes the built-in limit.", minimum=0

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from fake_core import FakeCore, FakeEngine, FakeServable, FakeStatus
 from rest_support import RestRunning, error_of, read_answer
+from support import wait_until
 
 from tfs import messages
 from tfs._fastpath import METHOD_OTHER
@@ -603,6 +604,15 @@ def test_an_idle_kept_alive_connection_is_not_slow(serve: Callable[..., RestRunn
         time.sleep(1.5)  # idle for longer than a sweep: that is what is tested
         connection.sendall(one)
         assert read_answer(connection)[0] == 200
+
+
+def test_a_client_that_does_not_read_is_dropped(serve: Callable[..., RestRunning]) -> None:
+    running = serve(body_timeout_s=0.2)
+    running.engine.json_answer = b"x" * (32 << 20)  # beyond what the kernel holds for the client
+    with running.connect() as connection:
+        connection.sendall(b"POST /v1/models/m:predict HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}")
+        wait_until(lambda: len(running.server.server_state.connections) == 1, 10, "the connection")
+        wait_until(lambda: not running.server.server_state.connections, 10, "the end of the connection")
 
 
 def test_blank_lines_do_not_keep_a_connection(serve: Callable[..., RestRunning]) -> None:

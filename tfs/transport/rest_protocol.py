@@ -4,7 +4,7 @@ Owns: the subclasses of uvicorn's protocol and server, the timeouts of reading a
 Must not know: routes, models.  Loop thread only.
 
 The reading timeouts cost nothing per request: a connection notes when it began to read and when it last got something, and one
-sweep per second over the connections closes those that take too long.
+sweep per second over the connections closes those that take too long, and those whose answers nobody fetches.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class RestProtocol(HttpToolsProtocol):
         self.heard: float = 0.0  # loop time of the last bytes of a body
         self.in_body = False
         self.received = 0  # bytes of the part that is being read: headers, then body
+        self.unread, self.unread_since = 0, 0.0  # bytes of answers that wait for the client, as of a sweep
         self.abandoned: Callable[[], None] | None = (
             None  # what the application wants called when the client leaves
         )
@@ -140,6 +141,13 @@ class RestProtocol(HttpToolsProtocol):
             return False
         allowed = body_timeout_s + self.received / MIN_BODY_BYTES_PER_S
         return now - self.heard > body_timeout_s or now - self.began > allowed
+
+    def not_reading(self, now: float, timeout_s: float) -> bool:
+        """Whether the client has left an answer where it is for that long. 0: never. Asked once per sweep."""
+        left = self.transport.get_write_buffer_size()
+        if left != self.unread:
+            self.unread, self.unread_since = left, now
+        return bool(left and timeout_s) and now - self.unread_since > timeout_s
 
     def refuse(self, status: int, message: str) -> None:
         """Answers a connection whose request never reached the application, and closes it."""
@@ -257,8 +265,12 @@ class RestServer(uvicorn.Server):
             await asyncio.sleep(_SWEEP_S)
             now = loop.time()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, RestProtocol) and connection.too_slow(now, *self._timeouts):
+                if not isinstance(connection, RestProtocol):
+                    continue
+                if connection.too_slow(now, *self._timeouts):
                     connection.refuse(408, "The request took too long to arrive")
+                if connection.not_reading(now, self._timeouts[1]):
+                    connection.transport.abort()
 
 
 def _bind(address: str, port: int) -> socket.socket:
