@@ -208,13 +208,19 @@ def environment() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "versions": versions,
-        "settings": {name: value for name, value in sorted(os.environ.items()) if name.startswith("TF_")},
+        "settings": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith("TF_") and not name.startswith("TF_CLI_")  # which is Terraform's
+        },
     }
 
 
 def save(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
-    """Writes bench/results/NAME.json: the environment, the rows (each with its samples), and what else the bench has to say."""
+    """Writes bench/results/NAME.json: the environment, the rows (each with its samples), and what else the bench has to say.
+    Paths are those from the repository's root: where it lies is nobody's business."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"name": name, **environment(), **more, "rows": list(rows)}, indent=1) + "\n")
+    text = json.dumps({"name": name, **environment(), **more, "rows": list(rows)}, indent=1) + "\n"
+    path.write_text(text.replace(f"{ROOT}/", ""))
     return path
