@@ -8,7 +8,8 @@ import sys
 
 from support import plain_environment
 
-LIMIT_S = 0.25
+# numpy and grpcio cost 0.15 to 0.2 s, whoever imports them; `python -m bench client` holds the sum against 0.25 s.
+OWN_LIMIT_S = 0.12  # 0.03 to 0.06 s measured
 ROUNDS = 8
 
 
@@ -22,8 +23,10 @@ def cpu_s(code: str) -> float:
 
 
 def test_the_import_is_quick() -> None:
-    taken = min(cpu_s("import tfs.client") for _ in range(ROUNDS)) - min(cpu_s("pass") for _ in range(3))
-    assert taken <= LIMIT_S
+    """Rounds alternate, so that a slow minute of the machine hits both."""
+    pairs = [(cpu_s("import numpy, grpc"), cpu_s("import tfs.client")) for _ in range(ROUNDS)]
+    needed, ours = (min(column) for column in zip(*pairs, strict=True))
+    assert ours - needed <= OWN_LIMIT_S
 
 
 def test_it_needs_numpy_and_grpcio_only() -> None:
