@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-import grpc.aio
-
 from tfs.client import _calls, _channel, types
 from tfs.client._channel import TLS, Metadata
 from tfs.client.dtypes import Array
@@ -37,13 +35,7 @@ class AsyncClient:
         """As for `Client`."""
         self._metadata = tuple(metadata)
         self._timeout = timeout
-        arguments = _channel.options(tls, keepalive_s, retries, options)
-        credentials = _channel.credentials(tls)
-        address = _channel.target_of(target)
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, arguments)
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, arguments)
+        self._channel = _channel.open_async(target, tls, keepalive_s, retries, options)
         self._methods: dict[str, Any] = {}
 
     async def predict(
@@ -148,6 +140,6 @@ class AsyncClient:
                 timeout=self._timeout if timeout is None else timeout,
                 metadata=(*self._metadata, *metadata) or None,
             )
-        except grpc.aio.AioRpcError as error:
+        except _channel.failure() as error:
             raise _channel.error_of(error) from None
         return call.read(reply)

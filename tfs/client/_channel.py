@@ -1,6 +1,8 @@
 """How the gRPC clients reach servers: target, TLS, keepalive, retries, and what an error becomes.
 
 Owns: channel options and credentials. Must not know: requests. Any thread.
+grpc is imported where a channel is made: it brings asyncio along, together half of what importing the client would cost, and the
+REST client and commands that read from disk never need it.
 """
 
 from __future__ import annotations
@@ -9,11 +11,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import grpc
+from typing import TYPE_CHECKING, Any, Final
 
 from tfs.errors import TfsError, from_code
+
+if TYPE_CHECKING:
+    import grpc
+    import grpc.aio
 
 Metadata = Sequence[tuple[str, str | bytes]]
 RETRY_LIMIT: Final = 5  # gRPC's own: more attempts are cut to this
@@ -39,6 +43,8 @@ def credentials(tls: TLS | bool | None) -> grpc.ChannelCredentials | None:
     """What the channel needs, or None for a plain one."""
     if not tls:
         return None
+    import grpc
+
     if tls is True:
         return grpc.ssl_channel_credentials()
     return grpc.ssl_channel_credentials(pem(tls.root), pem(tls.key), pem(tls.certificate))
@@ -94,11 +100,37 @@ def open_blocking(
     more: Sequence[tuple[str, Any]],
 ) -> grpc.Channel:
     """A channel for blocking calls; connects when first used."""
+    import grpc
+
     arguments = options(tls, keepalive_s, retries, more)
     found = credentials(tls)
     if found is None:
         return grpc.insecure_channel(target_of(target), arguments)
     return grpc.secure_channel(target_of(target), found, arguments)
+
+
+def open_async(
+    target: str | Sequence[str],
+    tls: TLS | bool | None,
+    keepalive_s: float | None,
+    retries: int,
+    more: Sequence[tuple[str, Any]],
+) -> grpc.aio.Channel:
+    """A channel for the running event loop; connects when first used."""
+    import grpc.aio
+
+    arguments = options(tls, keepalive_s, retries, more)
+    found = credentials(tls)
+    if found is None:
+        return grpc.aio.insecure_channel(target_of(target), arguments)
+    return grpc.aio.secure_channel(target_of(target), found, arguments)
+
+
+def failure() -> Any:
+    """grpc.RpcError, for `except _channel.failure()`: asked for only once a call over a channel has failed."""
+    import grpc
+
+    return grpc.RpcError
 
 
 def error_of(error: Any) -> TfsError:

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-import grpc
-
 from tfs.client import _calls, _channel, types
 from tfs.client._channel import TLS, Metadata
 from tfs.client.dtypes import Array
@@ -147,6 +145,6 @@ class Client:
                 timeout=self._timeout if timeout is None else timeout,
                 metadata=(*self._metadata, *metadata) or None,
             )
-        except grpc.RpcError as error:
+        except _channel.failure() as error:
             raise _channel.error_of(error) from None
         return call.read(reply)

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import unquote, urlsplit
 
-import grpc
-
 from tfs.client import TLS, AsyncClient, Client, _channel
 from tfs.client.rest import RestClient
 from tfs.errors import InvalidArgument, TfsError, Unimplemented
 
 if TYPE_CHECKING:
+    import grpc
+
     from tfs.messages import ModelServerConfig
 
 FAILED: Final = 1
