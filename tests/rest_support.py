@@ -35,9 +35,10 @@ class RestRunning:
         body_timeout_s: float = 10,
         tls: ssl.SSLContext | None = None,
         reference_path: str | None = None,
+        max_connections: int = 0,
     ) -> None:
         self.engine, self.core = engine, core
-        self.timeouts = header_timeout_s, body_timeout_s
+        self.timeouts, self.max_connections = (header_timeout_s, body_timeout_s), max_connections
         self.settings, self.tls, self.reference_path = settings, tls, reference_path
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
@@ -50,7 +51,7 @@ class RestRunning:
     async def _start(self) -> None:
         engine: Any = self.engine
         mailbox: Any = FakeMailbox()
-        app = RestApp(
+        self.app = app = RestApp(
             self.settings,
             engine,
             mailbox,
@@ -71,6 +72,8 @@ class RestRunning:
             port=0,
             header_timeout_s=header_timeout_s,
             body_timeout_s=body_timeout_s,
+            max_connections=self.max_connections,
+            budget=app.budget,
             tls=self.tls,
         )
         await self.server.start()

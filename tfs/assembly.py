@@ -33,9 +33,9 @@ from tfs.transport.tls import TlsFiles, server_context
 
 _log = logging.getLogger("tfs.server")
 
-# Request bytes that the native transport holds at once before it stops giving HTTP/2 windows: four of the largest usual tensors
-# (64 MiB) with as much again in flight.
-_NATIVE_BYTE_BUDGET = 512 << 20
+# Without --max_held_request_bytes: four of the largest usual tensors (64 MiB) with as much again in flight. Beyond it the native
+# transport gives no HTTP/2 windows, REST refuses.
+_BYTE_BUDGET = 512 << 20
 # Once the transports have drained, nobody waits for a run any more: runs that outlived their callers are cancelled after this long.
 _CLOSE_WAIT_S = 2.0
 # Without a limit by flag: protobuf's own, which is also the reference's.
@@ -134,7 +134,7 @@ class Parts:
             max_message_bytes=_MAX_MESSAGE_BYTES
             if settings.grpc_max_message_bytes < 0
             else settings.grpc_max_message_bytes,
-            byte_budget=_NATIVE_BYTE_BUDGET,
+            byte_budget=settings.max_held_request_bytes or _BYTE_BUDGET,
             max_connections=settings.max_connections or _MAX_CONNECTIONS,
             arguments=dict(self.prepared.grpc_arguments),
         )
@@ -184,6 +184,8 @@ class Parts:
             port=settings.rest_api_port,
             header_timeout_s=settings.rest_header_timeout_seconds,
             body_timeout_s=settings.rest_body_timeout_seconds,
+            max_connections=settings.max_connections or _MAX_CONNECTIONS,
+            budget=self.rest_app.budget,
             tls=server_context(tls) if tls is not None else None,
         )
         await self.rest_server.start()
@@ -237,6 +239,7 @@ def build(prepared: config.Prepared) -> Parts:
             timeout_ms=settings.rest_api_timeout_in_ms,
             cors=settings.rest_api_enable_cors_support,
             max_body_bytes=settings.rest_max_body_bytes,
+            byte_budget=settings.max_held_request_bytes or _BYTE_BUDGET,
         ),
         engine,
         mailbox,

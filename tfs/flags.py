@@ -289,7 +289,15 @@ class Flags:
         0,
         "int32",
         LIMITS,
-        "Open gRPC connections of the native transport; 0 takes the built-in limit.",
+        "Open connections of the native gRPC transport, and as many of REST; 0 takes the built-in limit (20,000).",
+        minimum=0,
+    )
+    max_held_request_bytes: int = _flag(
+        0,
+        "int64",
+        LIMITS,
+        "Bytes of requests that the native gRPC transport holds at once, and as many that REST holds; "
+        "0 takes the built-in limit (512 MiB).",
         minimum=0,
     )
     rest_max_body_bytes: int = _flag(

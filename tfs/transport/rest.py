@@ -25,6 +25,7 @@ from tfs.service.metadata import MetadataService
 from tfs.service.model import ModelService
 from tfs.service.waiting import Late
 from tfs.transport import rest_routes as routes
+from tfs.transport.byte_budget import ByteBudget
 from tfs.transport.rest_protocol import error_body, respond
 from tfs.transport.rest_routes import Route
 
@@ -69,6 +70,8 @@ _THREAD_BYTES: Final = 1 << 16
 # What the reference allows a gzip trailer to declare.
 _GUNZIP_LIMIT: Final = 104_857_600
 _CACHED_ROUTES: Final = 1024
+# What Python keeps for each piece of a body beside its bytes.
+_PART_BYTES: Final = 64
 
 
 class Page(NamedTuple):
@@ -85,11 +88,12 @@ MakePage = Callable[[bytes, bytes], Page]
 
 @dataclass(frozen=True, slots=True)
 class RestSettings:
-    """`timeout_ms` <= 0: none. `max_body_bytes` counts after gunzip; 0: any."""
+    """`timeout_ms` <= 0: none. `max_body_bytes` counts after gunzip; 0: any. `byte_budget`: of all bodies together; 0: any."""
 
     timeout_ms: int = 30_000
     cors: bool = False
     max_body_bytes: int = 1 << 30
+    byte_budget: int = 1 << 29
 
 
 class _Refused(Exception):
@@ -123,6 +127,7 @@ class RestApp:
         self._examples, self._metadata, self._model = examples, metadata, model
         self._pages = pages
         self._limit = settings.max_body_bytes
+        self.budget = ByteBudget(settings.byte_budget)
         self._timeout_ns = settings.timeout_ms * 1_000_000 if settings.timeout_ms > 0 else None
         self._headers = [_JSON, *_CORS] if settings.cors else [_JSON]
         self._routes: dict[tuple[str, bytes], Route] = {}
@@ -130,6 +135,7 @@ class RestApp:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request. `scope` is uvicorn's, with what RestProtocol adds; the answer goes out by `respond`, not by `send`."""
         headers = {name: value for name, value in scope["headers"] if name in _WATCHED}
+        connection = scope["connection"]
         try:
             if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
                 raise _Refused(417, "The only expectation that this server meets is 100-continue")
@@ -139,10 +145,10 @@ class RestApp:
             if route is None:
                 return
             if route.action == routes.PREDICT:
-                body = await self._body(headers, receive)
-                status, answer = await self._predict(route, body, scope["connection"])
+                body = await self._body(headers, receive, connection)
+                status, answer = await self._predict(route, body, connection)
             else:
-                status, answer = await self._other(route, headers, receive)
+                status, answer = await self._other(route, headers, receive, connection)
             if len(answer) >= GZIP_MIN_BYTES and _wants_gzip(scope):
                 answer = await _packed(answer)
                 await respond(scope, status, [*self._headers, *_GZIP], answer)
@@ -154,6 +160,9 @@ class RestApp:
             await respond(scope, refused.status, self._headers, error_body(refused.message))
         except _Gone:
             pass
+        finally:
+            if connection.held:
+                self.budget.give_back(connection)
 
     # -- what is not yet known to be a route
 
@@ -217,12 +226,14 @@ class RestApp:
         except Exception as error:
             return _unexpected(route, error)
 
-    async def _other(self, route: Route, headers: dict[bytes, bytes], receive: Any) -> tuple[int, bytes]:
+    async def _other(
+        self, route: Route, headers: dict[bytes, bytes], receive: Any, connection: Any
+    ) -> tuple[int, bytes]:
         started = time.monotonic_ns()
         code = Code.OK
         try:
             if route.action in _METHODS:
-                answer = await self._by_example(route, await self._body(headers, receive))
+                answer = await self._by_example(route, await self._body(headers, receive, connection))
             elif route.action == routes.METADATA:
                 answer = self._metadata.json(route.model, route.version, route.label)
             elif route.action == routes.STATUS:
@@ -260,31 +271,47 @@ class RestApp:
 
     # -- bodies
 
-    async def _body(self, headers: dict[bytes, bytes], receive: Any) -> bytes:
-        """The whole request body, gunzipped; raises _Refused (413) or _Gone."""
+    async def _body(self, headers: dict[bytes, bytes], receive: Any, connection: Any) -> bytes:
+        """The whole request body, gunzipped; raises _Refused (413, 429) or _Gone."""
         limit = self._limit
         if limit and int(headers.get(b"content-length", b"0")) > limit:
             raise _too_large(limit)
         event = await receive()
         body: bytes = event.get("body", b"")
         if event.get("more_body"):
-            parts, size = [body], len(body)
-            while event.get("more_body"):
-                if limit and size > limit:
-                    raise _too_large(limit)
-                event = await receive()
-                parts.append(event.get("body", b""))
-                size += len(parts[-1])
-            body = b"".join(parts)
+            event, body = await self._rest_of_body(event, receive, connection)
         if event["type"] == "http.disconnect":
             raise _Gone
         if limit and len(body) > limit:
             raise _too_large(limit)
         if b"gzip" in headers.get(b"content-encoding", b""):
-            if len(body) < _THREAD_BYTES:
-                return gunzip(body, limit)
-            return await asyncio.to_thread(gunzip, body, limit)
+            content_bytes = declared(body, limit)
+            self._hold(connection, len(body) + content_bytes)
+            if content_bytes < _THREAD_BYTES:
+                return gunzip(body, content_bytes)
+            return await asyncio.to_thread(gunzip, body, content_bytes)
         return body
+
+    async def _rest_of_body(self, event: Any, receive: Any, connection: Any) -> tuple[Any, bytes]:
+        """A body that did not come at once: the last event and all bytes. Counted as it comes, not as announced."""
+        limit = self._limit
+        parts, size = [event.get("body", b"")], len(event.get("body", b""))
+        while event.get("more_body"):
+            if limit and size > limit:
+                raise _too_large(limit)
+            event = await receive()
+            parts.append(event.get("body", b""))
+            size += len(parts[-1])
+            self._hold(connection, size + _PART_BYTES * len(parts))
+        return event, b"".join(parts)
+
+    def _hold(self, connection: Any, size: int) -> None:
+        if not self.budget.take(connection, size):
+            raise _Refused(
+                429,
+                f"No room for the request: the bodies being received and served exceed {self.budget.limit} bytes "
+                "(--max_held_request_bytes)",
+            )
 
 
 def _too_large(limit: int) -> _Refused:
@@ -321,18 +348,23 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def gunzip(body: bytes, limit: int) -> bytes:
-    """The content of one gzip member; what is no such thing, or declares too much, is an empty body, as in the reference.
+def declared(body: bytes, limit: int) -> int:
+    """What a gzip trailer says of the content's size; 0 when it is more than the reference unpacks.
 
-    Raises _Refused (413) when the content is within the reference's limit and beyond `limit` (0: any)."""
-    declared = int.from_bytes(body[-4:], "little")
-    if declared > _GUNZIP_LIMIT:
-        return b""
-    if limit and declared > limit:
+    Raises _Refused (413) when that is within the reference's limit and beyond `limit` (0: any)."""
+    size = int.from_bytes(body[-4:], "little")
+    if size > _GUNZIP_LIMIT:
+        return 0
+    if limit and size > limit:
         raise _too_large(limit)
+    return size
+
+
+def gunzip(body: bytes, size: int) -> bytes:
+    """The content of one gzip member of `size` bytes; what is no such thing is an empty body, as in the reference."""
     unpacker = zlib.decompressobj(wbits=31)
     try:
-        content = unpacker.decompress(body, declared + 1)
+        content = unpacker.decompress(body, size + 1)
     except zlib.error:
         return b""
-    return content if unpacker.eof and len(content) == declared and not unpacker.unused_data else b""
+    return content if unpacker.eof and len(content) == size and not unpacker.unused_data else b""

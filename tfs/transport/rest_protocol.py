@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
 import ssl
@@ -23,11 +24,15 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tfs.errors import Internal
+from tfs.transport.byte_budget import ByteBudget
 
 # Request line and headers together; the reference has no limit, others stop at 8 to 64 KiB.
 MAX_HEADER_BYTES = 1 << 20
 # A body that comes in dribs keeps its connection and its memory: below this rate (over its whole time) it is given up.
 MIN_BODY_BYTES_PER_S = 1024
+# And while the bodies of all connections leave no room for others: pause and rate.
+CROWDED_PAUSE_S = 2.0
+CROWDED_BODY_BYTES_PER_S = 1 << 16
 # So much of a body is read after its request was refused, so that the client sees the answer and not a reset.
 MAX_DISCARDED_BYTES = 64 << 20
 _SWEEP_S = 1.0
@@ -36,10 +41,12 @@ _BACKLOG = 2048
 
 
 class RestProtocol(HttpToolsProtocol):
-    """One connection. `config.header_timeout_s` and `body_timeout_s` come from `RestServer`; 0 switches one off."""
+    """One connection. `max_connections` 0: any number."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, max_connections: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.max_connections = max_connections
+        self.held = 0  # bytes of the present request that count against the budget of all
         self.began: float | None = (
             None  # loop time at which reading the present request began; None: not reading
         )
@@ -53,6 +60,9 @@ class RestProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if 0 < self.max_connections < len(self.connections):
+            self.refuse(503, f"All {self.max_connections} connections are taken (--max_connections)")
+            return
         self.began = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -131,15 +141,21 @@ class RestProtocol(HttpToolsProtocol):
         self.began, self.in_body, self.received = None, False, 0
         super().on_message_complete()
 
-    def too_slow(self, now: float, header_timeout_s: float, body_timeout_s: float) -> bool:
-        """Whether the client has had its time to send the headers, or the body."""
+    def too_slow(
+        self, now: float, header_timeout_s: float, body_timeout_s: float, crowded: bool = False
+    ) -> bool:
+        """Whether the client has had its time to send the headers, or the body. `crowded`: others wait for the room that it takes."""
         if self.began is None or self.flow.read_paused:
             return False
         if not self.in_body:
             return bool(header_timeout_s) and now - self.began > header_timeout_s
+        rate = MIN_BODY_BYTES_PER_S
+        if crowded and self.held:
+            body_timeout_s = min(body_timeout_s or CROWDED_PAUSE_S, CROWDED_PAUSE_S)
+            rate = CROWDED_BODY_BYTES_PER_S
         if not body_timeout_s:
             return False
-        allowed = body_timeout_s + self.received / MIN_BODY_BYTES_PER_S
+        allowed = body_timeout_s + self.received / rate
         return now - self.heard > body_timeout_s or now - self.began > allowed
 
     def not_reading(self, now: float, timeout_s: float) -> bool:
@@ -211,14 +227,17 @@ class RestServer(uvicorn.Server):
         port: int,
         header_timeout_s: float,
         body_timeout_s: float,
+        max_connections: int = 0,
+        budget: ByteBudget | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Binds at once (port 0: any free one), raising Internal that names the address."""
+        """Binds at once (port 0: any free one), raising Internal that names the address. `budget`: the application's."""
         self._timeouts = header_timeout_s, body_timeout_s
+        self._budget = budget or ByteBudget(0)
         self._socket = _bind(address, port)
         config = Config(
             app,
-            http=RestProtocol,
+            http=functools.partial(RestProtocol, max_connections=max_connections),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -263,11 +282,11 @@ class RestServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_SWEEP_S)
-            now = loop.time()
+            now, crowded = loop.time(), self._budget.was_full()
             for connection in list(self.server_state.connections):
                 if not isinstance(connection, RestProtocol):
                     continue
-                if connection.too_slow(now, *self._timeouts):
+                if connection.too_slow(now, *self._timeouts, crowded):
                     connection.refuse(408, "The request took too long to arrive")
                 if connection.not_reading(now, self._timeouts[1]):
                     connection.transport.abort()
