@@ -95,6 +95,24 @@ BATCH_SERIES: Final = (
     (Family("tfs_batch_queued_calls", "gauge", "Calls in open or waiting batches, now."), "queued_calls"),
     (Family("tfs_batch_queued_rows", "gauge", "Rows in open or waiting batches, now."), "queued_rows"),
 )
+CORE: Final = "/tensorflow/core/"
+IN_GRAPH: Final = SERVING + "batching/"
+# What TensorFlow counts inside itself. Its C API has no way to read it, so the reference's page names these and gives no number.
+UNREAD: Final = (
+    Family(SAVED_MODEL + "load_latency_by_stage", "histogram", "Microseconds of the stages of a load."),
+    Family(CORE + "direct_session_runs", "counter", "Runs of sessions."),
+    Family(CORE + "graph_pending_queue_length_histogram", "histogram", "Ops that wait for a thread."),
+    Family(CORE + "graph_run_input_tensor_bytes", "histogram", "Bytes fed to a run."),
+    Family(CORE + "graph_run_output_tensor_bytes", "histogram", "Bytes fetched from a run."),
+    Family(CORE + "graph_run_time_usecs", "counter", "Microseconds of runs."),
+    Family(CORE + "graph_run_time_usecs_histogram", "histogram", "Microseconds of a run."),
+    Family(CORE + "graph_runs", "counter", "Runs of graphs."),
+    Family(CORE + "saved_model/read/count", "counter", "SavedModels read."),
+    Family(CORE + "session_created", "gauge", "Whether there was a session."),
+    Family(IN_GRAPH + "mixed_priority_batching_policy", "gauge", "Of BatchFunction ops in a graph."),
+    Family(IN_GRAPH + "padding_size_v2", "histogram", "Of BatchFunction ops in a graph."),
+    Family(IN_GRAPH + "processed_batch_size_v2", "counter", "Of BatchFunction ops in a graph."),
+)
 QUEUED_CALLS: Final = Family("tfs_queued_calls", "gauge", "Calls that wait for a runner or a batch, now.")
 QUEUED_BYTES: Final = Family("tfs_queued_bytes", "gauge", "Bytes of the requests that wait, now.")
 RUNNING: Final = Family("tfs_running_calls", "gauge", "Runs of graphs under way, now.")
@@ -157,6 +175,7 @@ class Metrics:
     def reference_page(self) -> bytes:
         """The page at the path of the monitoring configuration: the reference's metrics in the reference's format."""
         metrics = [metric for metric in self._registry.collect() if metric.name.startswith(":")]
+        metrics += [_metric(family) for family in UNREAD]
         return "".join(_lines(sorted(metrics, key=lambda one: one.name), standard=False)).encode()
 
     def standard_page(self) -> bytes:

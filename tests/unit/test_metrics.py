@@ -178,6 +178,19 @@ def test_the_reference_page_is_sorted_and_has_no_help() -> None:
     assert all(name.startswith(":tensorflow:") for name in types)
 
 
+def test_what_tensorflow_counts_is_named_without_numbers() -> None:
+    metrics = made()
+    for name, kind in (
+        (":tensorflow:core:graph_runs", "counter"),
+        (":tensorflow:core:session_created", "gauge"),
+        (":tensorflow:cc:saved_model:load_latency_by_stage", "histogram"),
+        (":tensorflow:serving:batching:padding_size_v2", "histogram"),
+    ):
+        assert lines(metrics, f"# TYPE {name} ") == [f"# TYPE {name} {kind}"]
+        assert lines(metrics, name) == []
+        assert name + " " not in metrics.standard_page().decode()
+
+
 def test_the_standard_page_reads_as_prometheus_reads_it() -> None:
     metrics = made(
         requests={("a\nb", METHOD_PREDICT, ENTRY_GRPC, 0): 5},
