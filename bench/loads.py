@@ -15,15 +15,20 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
+import numpy as np
 
 from bench.runner import Process
 
 UNITS_S = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-CALIBRATE_CALLS = 200
+TRIAL_S = 0.06
+PATIENCE = 2  # how many calls per connection wrk must be able to make, however slow they are
+LONGEST_S = 6.0
 CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -78,27 +83,36 @@ def grpc_once(port: int, call: Call, timeout_s: float = 60) -> int:
     return len(answer)
 
 
-def grpc_load(process: Process, call: Call, pressure: Pressure) -> dict[str, float]:
-    """One round of h2load: {cpu_us, ok, wrong, per_s, mean_us}; cpu_us is the server's, per right answer."""
+def grpc_load(
+    process: Process, call: Call, pressure: Pressure, percentiles: bool = False
+) -> dict[str, float]:
+    """One round of h2load: {cpu_us, ok, wrong, per_s, mean_us, cores}; cpu_us is the server's, per right answer.  With `percentiles` also
+    p50_us and p99_us, for which h2load writes a line per call: not for loads of 50,000 calls per second."""
     port = process.launch.ports["grpc"]
     size = grpc_once(port, call) + 5  # the frame's prefix
-    with tempfile.NamedTemporaryFile(prefix="bench-body-") as body:
+    with ExitStack() as stack:
+        body = stack.enter_context(tempfile.NamedTemporaryFile(prefix="bench-body-"))
         body.write(b"\0" + len(call.body).to_bytes(4, "big") + call.body)
         body.flush()
-        shape = Pressure(pressure.connections, pressure.streams, pressure.seconds)
-        trial = h2load(port, call.path, body.name, shape, _at_least(CALIBRATE_CALLS, shape))
-        wanted = trial["done"] / max(trial["elapsed"], 1e-6) * pressure.seconds
-        before, started = process.cpu_s(), time.monotonic()
-        result = h2load(port, call.path, body.name, shape, _at_least(int(wanted), shape))
-        elapsed, cpu = time.monotonic() - started, process.cpu_s() - before
+        log = stack.enter_context(tempfile.NamedTemporaryFile(prefix="bench-log-")) if percentiles else None
+        run = partial(h2load, port, call.path, body.name, pressure, log=log.name if log else "")
+        key = (call.path, len(call.body), pressure)
+        rate = process.rates.get(key) or trial_rate(
+            partial(h2load, port, call.path, body.name, pressure), pressure
+        )
+        before = process.cpu_s()
+        result = run(count=max(int(rate * pressure.seconds), in_flight(pressure)))
+        cpu = process.cpu_s() - before
+        times = response_times_us(log.name) if log else None
     if grpc_once(port, call) + 5 != size:
         raise RuntimeError(f"{process.launch.name}: the size of the answer changed during the round")
     if result["data"] % size:
         raise RuntimeError(
             f"{process.launch.name}: {result['data']:.0f} bytes of answers are no multiple of {size}"
         )
-    ok = result["data"] / size
-    return {
+    ok, elapsed = result["data"] / size, max(result["elapsed"], 1e-6)
+    process.rates[key] = result["done"] / elapsed
+    sample = {
         "cpu_us": cpu / max(ok, 1) * 1e6,
         "ok": ok,
         "wrong": result["total"] - ok,
@@ -106,26 +120,37 @@ def grpc_load(process: Process, call: Call, pressure: Pressure) -> dict[str, flo
         "mean_us": result["mean"] * 1e6,
         "cores": cpu / elapsed,
     }
+    if times is not None:
+        sample |= dict(zip(("p50_us", "p99_us"), map(float, np.percentile(times, (50, 99))), strict=True))
+    return sample
 
 
-def _at_least(count: int, pressure: Pressure) -> int:
-    return max(count, 2 * pressure.connections * pressure.streams)
+def in_flight(pressure: Pressure) -> int:
+    return pressure.connections * pressure.streams
 
 
-def h2load(port: int, path: str, body: str, pressure: Pressure, count: int) -> dict[str, float]:
+def trial_rate(run: Callable[..., dict[str, float]], pressure: Pressure) -> float:
+    """Calls per second as far as short runs can tell: each four times as long as the one before, until one takes TRIAL_S."""
+    count = in_flight(pressure)
+    while True:
+        result = run(count=count)
+        if result["elapsed"] >= TRIAL_S or not result["done"]:
+            return result["done"] / max(result["elapsed"], 1e-6)
+        count *= 4
+
+
+def response_times_us(log: str) -> np.ndarray:
+    """Out of the file that h2load's --log-file wrote: start, status and time of each call, by tabs."""
+    return np.loadtxt(log, dtype=np.int64, usecols=2, ndmin=1)
+
+
+def h2load(
+    port: int, path: str, body: str, pressure: Pressure, count: int, *, log: str = ""
+) -> dict[str, float]:
     command = [
-        *(
-            "h2load",
-            "-n",
-            str(count),
-            "-c",
-            str(pressure.connections),
-            "-m",
-            str(pressure.streams),
-            "-d",
-            body,
-        ),
-        *("-w", "24", "-W", "24", "-H", "content-type: application/grpc", "-H", "te: trailers"),
+        *("h2load", "-n", str(count), "-c", str(pressure.connections), "-m", str(pressure.streams)),
+        *("-d", body, "-w", "24", "-W", "24", "-H", "content-type: application/grpc", "-H", "te: trailers"),
+        *((f"--log-file={log}",) if log else ()),
         f"http://127.0.0.1:{port}{path}",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
@@ -169,15 +194,20 @@ def rest_once(port: int, call: Call, timeout_s: float = 60) -> int:
 
 
 def rest_load(process: Process, call: Call, pressure: Pressure) -> dict[str, float]:
-    """One round of wrk: {cpu_us, ok, wrong, per_s, mean_us, p50_us, p99_us}; pressure.streams is not used."""
+    """One round of wrk: {cpu_us, ok, wrong, per_s, mean_us, p50_us, p99_us, cores}; without a right answer only ok, wrong, per_s and cores.
+    pressure.streams is not used.  Where calls take long the round does too: wrk counts only those that end in it."""
     port = process.launch.ports["rest"]
     size = rest_once(port, call)
+    started = time.monotonic()
+    rest_once(port, call)
+    alone_s = time.monotonic() - started
+    seconds = max(1, round(max(pressure.seconds, min(LONGEST_S, PATIENCE * pressure.connections * alone_s))))
     with tempfile.TemporaryDirectory(prefix="bench-wrk-") as directory:
         body, script = Path(directory) / "body.json", Path(directory) / "post.lua"
         body.write_bytes(call.body)
         script.write_text(WRK_SCRIPT.format(body=body))
         command = [
-            *("wrk", "-t", "1", "-c", str(pressure.connections), "-d", f"{max(1, round(pressure.seconds))}s"),
+            *("wrk", "-t", "1", "-c", str(pressure.connections), "-d", f"{seconds}s", "--timeout", "30s"),
             *("-s", str(script), f"http://127.0.0.1:{port}{call.path}"),
         ]
         before, started = process.cpu_s(), time.monotonic()
@@ -188,8 +218,10 @@ def rest_load(process: Process, call: Call, pressure: Pressure) -> dict[str, flo
     ok = result["requests"] - result["bad"]
     if result["bytes"] < ok * size:
         raise RuntimeError(f"{process.launch.name}: {result['bytes']} bytes for {ok} answers of {size}")
+    if not ok:
+        return {"ok": 0, "wrong": result["bad"], "per_s": 0.0, "cores": cpu / elapsed}
     return {
-        "cpu_us": cpu / max(ok, 1) * 1e6,
+        "cpu_us": cpu / ok * 1e6,
         "ok": ok,
         "wrong": result["bad"],
         "per_s": ok / (result["us"] / 1e6),

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -54,6 +54,8 @@ class Process:
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
+        # What a load generator has found it to answer per second, by what was asked: a round need not try that again.
+        self.rates: dict[Hashable, float] = {}
         self.log = tempfile.NamedTemporaryFile(prefix=f"bench-{launch.name}-", suffix=".log")  # noqa: SIM115
         started = time.monotonic()
         self._process = subprocess.Popen(

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench import compare, loads, runner  # noqa: E402
+from bench.load import DATA, END_HEADERS, END_STREAM, HEADERS, WholeCall, frame, literal, summary  # noqa: E402
 from bench.targets import all_targets  # noqa: E402
 
 H2LOAD = """
@@ -44,6 +46,26 @@ def test_h2load_output_of_a_failure_is_refused() -> None:
         loads.h2load_output("Could not resolve host")
 
 
+def test_a_trial_grows_until_it_says_something() -> None:
+    counts: list[int] = []
+
+    def run(count: int) -> dict[str, float]:
+        counts.append(count)
+        return {"done": count, "elapsed": count / 10_000}
+
+    assert loads.trial_rate(run, loads.Pressure(4, 4, 1.0)) == pytest.approx(10_000)
+    assert counts == [16, 64, 256, 1024]
+
+
+def test_a_trial_of_a_server_that_never_answers_ends() -> None:
+    assert loads.trial_rate(lambda count: {"done": 0, "elapsed": 0.01}, loads.Pressure(1, 1, 1.0)) == 0
+
+
+def test_response_times_are_the_third_column(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("1795187438334278\t200\t771\n1795187438334279\t200\t1101\n")
+    assert loads.response_times_us(str(tmp_path / "log")).tolist() == [771, 1101]
+
+
 def test_ratio_tells_a_change_from_noise() -> None:
     rng = random.Random(1)
     before, same, slower = ([rng.gauss(mean, 1) for _ in range(9)] for mean in (100, 100, 120))
@@ -60,41 +82,75 @@ def floor(request: pytest.FixtureRequest) -> Iterator[runner.Process]:
         yield process
 
 
-def test_open_loop_starts_calls_when_they_are_due(floor: runner.Process, tmp_path: Path) -> None:
+def load(floor: runner.Process, body: Path, *flags: str) -> dict[str, float]:
+    """What bench.load printed for this load on an echo or a constant answer."""
+    face, port = next(iter(floor.launch.ports.items()))
+    command = [sys.executable, "-m", "bench.load", f"--face={face}", f"--port={port}", "--path=/a.B/C"]
+    done = subprocess.run(
+        [*command, f"--body={body}", *flags], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def answer_size(floor: runner.Process, body: Path) -> int:
+    return body.stat().st_size if "grpc" in floor.launch.ports else 43
+
+
+@pytest.fixture
+def body(tmp_path: Path) -> Path:
+    path = tmp_path / "body"
+    path.write_bytes(b"12345")
+    return path
+
+
+def test_open_loop_starts_calls_when_they_are_due(floor: runner.Process, body: Path) -> None:
     """Every call is sent and right, at the asked rate, whatever the answers take."""
-    (face, port), body = next(iter(floor.launch.ports.items())), tmp_path / "body"
-    body.write_bytes(b"12345")
-    size = 5 if face == "grpc" else 43
-    command = [
-        sys.executable,
-        "-m",
-        "bench.load",
-        f"--face={face}",
-        f"--port={port}",
-        "--path=/a.B/C",
-        f"--body={body}",
-    ]
-    command += [f"--size={size}", "--rate=400", "--seconds=1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
-    got = json.loads(done.stdout)
+    got = load(floor, body, f"--size={answer_size(floor, body)}", "--rate=400", "--seconds=1")
     assert (got["sent"], got["ok"], got["wrong"], got["lost"]) == (400, 400, 0, 0)
     assert got["per_s"] == pytest.approx(400, rel=0.2)
     assert 0 < got["p50_us"] <= got["p99_us"] <= got["max_us"]
 
 
-def test_open_loop_counts_wrong_answers(floor: runner.Process, tmp_path: Path) -> None:
-    (face, port), body = next(iter(floor.launch.ports.items())), tmp_path / "body"
-    body.write_bytes(b"12345")
-    command = [
-        sys.executable,
-        "-m",
-        "bench.load",
-        f"--face={face}",
-        f"--port={port}",
-        "--path=/a.B/C",
-        f"--body={body}",
-    ]
-    command += ["--size=77", "--rate=100", "--seconds=0.2"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
-    got = json.loads(done.stdout)
-    assert (got["sent"], got["ok"], got["wrong"]) == (20, 0, 20)
+def test_open_loop_counts_wrong_answers(floor: runner.Process, body: Path) -> None:
+    got = load(floor, body, "--size=77", "--rate=100", "--seconds=0.2")
+    assert (got["sent"], got["ok"], got["good"], got["wrong"]) == (20, 0, 0, 20)
+
+
+def test_closed_loop_holds_its_calls_and_is_faster_than_its_rate(floor: runner.Process, body: Path) -> None:
+    """`rate` x `seconds` only says how many calls there are; as many are open as asked for."""
+    size = f"--size={answer_size(floor, body)}"
+    got = load(floor, body, size, "--rate=100", "--seconds=5", "--in_flight=4")
+    assert (got["sent"], got["ok"], got["lost"]) == (500, 500, 0)
+    assert got["per_s"] > 200
+    # Little's law: calls in flight = rate x time in the system.
+    assert got["per_s"] * got["mean_us"] / 1e6 <= 4.1
+
+
+def test_calls_of_several_frames_arrive_whole(floor: runner.Process, body: Path) -> None:
+    """Bodies beyond a frame, and beyond the window that HTTP/2 begins with; the echo's answers are as long."""
+    if "grpc" not in floor.launch.ports:
+        body.write_bytes(b"[" + b"1," * 20_000 + b"1]")
+    else:
+        body.write_bytes(bytes(range(256)) * 600)
+    got = load(floor, body, f"--size={answer_size(floor, body)}", "--rate=100", "--seconds=0.5")
+    assert (got["ok"], got["wrong"], got["lost"]) == (50, 0, 0)
+
+
+def test_answers_after_the_deadline_are_not_good() -> None:
+    due = np.array([0.0, 1.0, 2.0])
+    got = summary(due, due, np.array([0.01, 1.2, 2.01]), np.array([True, True, False]), timeout_s=0.05)
+    assert (got["ok"], got["good"], got["wrong"]) == (2, 1, 1)
+    assert got["per_s"] == pytest.approx(2 / 2.01)
+    assert got["good_per_s"] == pytest.approx(1 / 2.01)
+
+
+@pytest.mark.parametrize("size", [1, 16384, 16385, 38400])
+def test_the_frames_made_once_are_those_made_piece_by_piece(size: int) -> None:
+    block, content = literal("te", "trailers"), (bytes(range(256)) * 150)[:size]
+    wanted = frame(HEADERS, END_HEADERS, 7, block)
+    for at in range(0, size, 16384):
+        wanted += frame(DATA, END_STREAM if at + 16384 >= size else 0, 7, content[at : at + 16384])
+    whole = WholeCall(block, content, 16384)
+    whole.of(5)
+    assert bytes(whole.of(7)) == wanted
