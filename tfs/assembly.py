@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from tfs import _fastpath, config, messages, servable
 from tfs._fastpath import Engine, LoadedServable, Mailbox
 from tfs.batching import Batching
-from tfs.errors import Code
+from tfs.errors import Code, Internal, InvalidArgument, TfsError
 from tfs.lifecycle.options import LifecycleOptions
 from tfs.lifecycle.server_core import ServerCore
 from tfs.lifecycle.server_core import build as build_server_core
@@ -105,16 +105,17 @@ class Parts:
         if settings.grpc_socket_path:
             addresses.append(f"unix:{settings.grpc_socket_path}")
         reason = native_refusal(self.prepared)
-        if settings.grpc_transport != "grpcio" and reason is None:
-            ports = self._start_native(addresses)
-        else:
-            if reason is not None and settings.grpc_transport != "grpcio":
-                _log.log(
-                    logging.WARNING if settings.grpc_transport == "native" else logging.INFO,
-                    "gRPC is served by grpcio: %s",
-                    reason,
-                )
-            ports = await self._start_grpcio(addresses)
+        native = settings.grpc_transport != "grpcio" and reason is None
+        if reason is not None and settings.grpc_transport != "grpcio":
+            _log.log(
+                logging.WARNING if settings.grpc_transport == "native" else logging.INFO,
+                "gRPC is served by grpcio: %s",
+                reason,
+            )
+        try:
+            ports = self._start_native(addresses) if native else await self._start_grpcio(addresses)
+        except TfsError as error:  # the reference's code and words, and what it does not say
+            raise InvalidArgument(f"Failed to BuildAndStart gRPC server: {error.message}") from None
         for address, port in zip(addresses, ports, strict=True):
             if address.startswith("unix:"):
                 _log.info("Running gRPC ModelServer at UNIX socket %s ...", address.removeprefix("unix:"))
@@ -178,16 +179,23 @@ class Parts:
             _log.error("--rest_api_port is the gRPC port %d: the REST API is off", settings.port)
             return
         tls = tls_files(self.prepared.rest_ssl)
-        self.rest_server = rest_protocol.RestServer(
-            self.rest_app,
-            address=settings.bind_address,
-            port=settings.rest_api_port,
-            header_timeout_s=settings.rest_header_timeout_seconds,
-            body_timeout_s=settings.rest_body_timeout_seconds,
-            max_connections=settings.max_connections or _MAX_CONNECTIONS,
-            budget=self.rest_app.budget,
-            tls=server_context(tls) if tls is not None else None,
-        )
+        context = server_context(tls) if tls is not None else None
+        try:
+            self.rest_server = rest_protocol.RestServer(
+                self.rest_app,
+                address=settings.bind_address,
+                port=settings.rest_api_port,
+                header_timeout_s=settings.rest_header_timeout_seconds,
+                body_timeout_s=settings.rest_body_timeout_seconds,
+                max_connections=settings.max_connections or _MAX_CONNECTIONS,
+                budget=self.rest_app.budget,
+                tls=context,
+            )
+        except Internal as error:  # gRPC is served all the same, as in the reference
+            _log.error(
+                "Failed to start HTTP Server at localhost:%d: %s", settings.rest_api_port, error.message
+            )
+            return
         await self.rest_server.start()
         _log.info("Exporting HTTP/REST API at:localhost:%d ...", self.rest_server.port)
 

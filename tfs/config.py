@@ -29,6 +29,8 @@ log = logging.getLogger("tfs.config")
 PLATFORM: Final = "tensorflow"
 DEFAULT_PROMETHEUS_PATH: Final = "/monitoring/prometheus/metrics"
 DEFAULT_TAGS: Final = ("serve",)
+# TensorFlow aborts below zero, and when the system has no more threads to give. No machine has as many cores.
+_MOST_THREADS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,13 @@ class Settings(Flags):
                 "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
                 "separately. You cannot configure all."
             )
-        return (intra, inter) if intra > 0 or inter > 0 else (both, both)
+        if intra > 0 or inter > 0:
+            _check_threads("--tensorflow_intra_op_parallelism", intra)
+            # Negative: across ops everything runs in the caller's thread.
+            _check_threads("--tensorflow_inter_op_parallelism", max(inter, 0))
+            return intra, max(inter, -1)
+        _check_threads("--tensorflow_session_parallelism", both)
+        return both, both
 
     def session_config(self) -> bytes:
         """A serialized tensorflow.ConfigProto: the file's, with threads and GPU memory fraction always as the flags say."""
@@ -314,6 +322,7 @@ def _platform_options(path: str) -> LoadingOptions:
             f"{adapter.DESCRIPTOR.full_name}, not '{platforms[PLATFORM].source_adapter_config.type_url}'"
         )
     bundle = adapter.legacy_config
+    _check_pools("--platform_config_file", bundle.session_config)
     batching = (
         _batching_parameters(bundle.batching_parameters) if bundle.HasField("batching_parameters") else None
     )
@@ -370,7 +379,23 @@ def _session_config_of_file(path: str) -> bytes:
     config.ClearField("inter_op_parallelism_threads")
     if config.HasField("gpu_options"):
         config.gpu_options.ClearField("per_process_gpu_memory_fraction")
+    _check_pools(path, config)
     return config.SerializeToString(deterministic=True)
+
+
+def _check_pools(where: str, config: messages.ConfigProto) -> None:
+    """Raises InvalidArgument for thread counts that end the process inside TensorFlow."""
+    _check_threads(f"{where}: intra_op_parallelism_threads", config.intra_op_parallelism_threads)
+    _check_threads(f"{where}: inter_op_parallelism_threads", max(config.inter_op_parallelism_threads, 0))
+    for pool in config.session_inter_op_thread_pool:
+        _check_threads(f"{where}: session_inter_op_thread_pool.num_threads", pool.num_threads)
+
+
+def _check_threads(what: str, count: int) -> None:
+    if not 0 <= count <= _MOST_THREADS:
+        raise InvalidArgument(
+            f"{what} must be between 0 and {_MOST_THREADS}, not {count}, with which TensorFlow would abort"
+        )
 
 
 # ConfigProto.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 and RewriterConfig.ON

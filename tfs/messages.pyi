@@ -178,10 +178,15 @@ class GraphOptions(_Message):
     optimizer_options: Final[OptimizerOptions]
     rewrite_options: Final[RewriterConfig]
 
+class ThreadPoolOptionProto(_Message):
+    num_threads: int
+    global_name: str
+
 class ConfigProto(_Message):
     intra_op_parallelism_threads: int
     inter_op_parallelism_threads: int
     use_per_session_threads: bool
+    session_inter_op_thread_pool: Final[_Messages[ThreadPoolOptionProto]]
     gpu_options: Final[GPUOptions]
     allow_soft_placement: bool
     graph_options: Final[GraphOptions]

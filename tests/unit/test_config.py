@@ -135,6 +135,7 @@ def test_flags_without_effect_are_mentioned_once(caplog: pytest.LogCaptureFixtur
         (3, 0, 2, (0, 2)),
         (0, 1, 2, (1, 2)),
         (3, -1, 0, (3, 3)),
+        (0, 2, -(1 << 40), (2, -1)),
     ],
 )
 def test_session_threads(both: int, intra: int, inter: int, threads: tuple[int, int]) -> None:
@@ -144,6 +145,34 @@ def test_session_threads(both: int, intra: int, inter: int, threads: tuple[int, 
         tensorflow_inter_op_parallelism=inter,
     )
     assert chosen.session_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"tensorflow_session_parallelism": -1}, "--tensorflow_session_parallelism"),
+        ({"tensorflow_session_parallelism": 1 << 31}, "--tensorflow_session_parallelism"),
+        ({"tensorflow_intra_op_parallelism": 4097}, "--tensorflow_intra_op_parallelism"),
+        (
+            {"tensorflow_intra_op_parallelism": -1, "tensorflow_inter_op_parallelism": 1},
+            "--tensorflow_intra_op_parallelism",
+        ),
+        ({"tensorflow_inter_op_parallelism": (1 << 63) - 1}, "--tensorflow_inter_op_parallelism"),
+    ],
+)
+def test_thread_counts_that_would_end_the_process(values: dict[str, Any], text: str) -> None:
+    assert failure(lambda: prepare(settings(**values))).startswith(
+        f"INVALID_ARGUMENT: {text} must be between 0 and 4096, not "
+    )
+
+
+@pytest.mark.parametrize("count", [-1, 1_000_000])
+def test_thread_counts_in_files(tmp_path: Path, count: int) -> None:
+    file = tmp_path / "session"
+    file.write_text(f"session_inter_op_thread_pool {{ num_threads: {count} }}")
+    assert failure(lambda: prepare(settings(tensorflow_session_config_file=str(file)))).startswith(
+        f"INVALID_ARGUMENT: {file}: session_inter_op_thread_pool.num_threads must be between 0 and 4096"
+    )
 
 
 def test_tags() -> None:

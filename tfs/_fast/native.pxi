@@ -325,6 +325,8 @@ def native_socket(address: str) -> _socket.socket:
         if family == _socket.AF_UNIX:
             native_remove_stale(name)
             return native_bound(family, name)
+        if not 0 <= int(port) <= 65535:                         # getaddrinfo takes any number, modulo 65536
+            raise ValueError("a port is a number from 0 to 65535")
         name = _socket.getaddrinfo(name[0], int(name[1]), family, _socket.SOCK_STREAM)[0][4]
         try:
             return native_bound(family, name)

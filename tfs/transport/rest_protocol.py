@@ -300,12 +300,12 @@ def _bind(address: str, port: int) -> socket.socket:
         if everywhere
         else [(address, _family(address))]
     )
-    problem: OSError | None = None
+    problem: str | None = "no address"
     for host, family in wanted:
         try:
             listener = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            problem = error
+            problem = error.strerror
             continue
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -316,8 +316,11 @@ def _bind(address: str, port: int) -> socket.socket:
             return listener
         except OSError as error:
             listener.close()
-            problem = error
-    raise Internal(f"REST cannot listen on {address}:{port}: {problem.strerror if problem else 'no address'}")
+            problem = error.strerror
+        except OverflowError:
+            listener.close()
+            problem = "a port is a number from 0 to 65535"
+    raise Internal(f"REST cannot listen on {address}:{port}: {problem}")
 
 
 def _family(address: str) -> socket.AddressFamily:
