@@ -124,6 +124,8 @@ def _commands() -> str:
 
 
 def _command(module: str) -> Callable[[list[str]], int]:
+    # An error is one line; gRPC, which reads this when it is imported, would write more of its own beside it.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     found: Callable[[list[str]], int] = importlib.import_module(module).main
     return found
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tfs.errors import InvalidArgument, Unimplemented
-from tfs.flags import FLAGS, Flags
+from tfs.flags import FLAGS, MAX_PORT, Flags
 from tfs.lifecycle.files import local_path, os_error
 
 if TYPE_CHECKING:
@@ -100,6 +100,9 @@ class Settings(Flags):
             raise InvalidArgument(
                 "Both server_options.model_base_path and server_options.model_config_file are empty!"
             )
+        for name in ("port", "rest_api_port"):
+            if not 0 <= getattr(self, name) <= MAX_PORT:  # the kernel would take it modulo 65536
+                raise InvalidArgument(f"--{name}: expected 0 to {MAX_PORT}, got {getattr(self, name)}")
         if self.use_alts_credentials:
             # Serving in the clear what was meant to be protected would be worse than not starting.
             raise Unimplemented("--use_alts_credentials is not supported; use --ssl_config_file for TLS.")

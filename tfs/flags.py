@@ -25,6 +25,7 @@ OPERATION: Final = "Operation"
 GROUPS: Final = (MODELS, GRPC, REST, BATCHING, SESSION, WARMUP, LIMITS, OPERATION)
 
 REFERENCE_FLAGS: Final = 48
+MAX_PORT: Final = 65535
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

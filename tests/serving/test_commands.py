@@ -62,6 +62,11 @@ def test_the_commands(dense: Server, capsys: pytest.CaptureFixture[str], tmp_pat
     status, out = run(capsys, "models", str(config), "--server", dense.target, "--json")
     states = {(row["model"], row["version"]): row["state"] for row in json.loads(out)}
     assert states[("affine", 3)] == states[("dense", 1)] == "AVAILABLE"
+    status, out = run(capsys, "models", dense.url, "--json")
+    assert {(row["model"], row["version"], row["state"]) for row in json.loads(out)} >= {
+        ("affine", 3, "AVAILABLE"),
+        ("dense", 1, "AVAILABLE"),
+    }
     dense.stop()
 
 

@@ -88,6 +88,8 @@ def failure(call: Callable[[], object]) -> str:
             {"grpc_channel_arguments": "grpc.x"},
             "INVALID_ARGUMENT: --grpc_channel_arguments: expected key=value, got 'grpc.x'",
         ),
+        ({"port": 99999}, "INVALID_ARGUMENT: --port: expected 0 to 65535, got 99999"),
+        ({"rest_api_port": -1}, "INVALID_ARGUMENT: --rest_api_port: expected 0 to 65535, got -1"),
     ],
 )
 def test_flags_that_cannot_be_combined(values: dict[str, Any], text: str) -> None:

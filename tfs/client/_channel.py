@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tfs.errors import TfsError, from_code
+from tfs.errors import InvalidArgument, TfsError, from_code
 
 if TYPE_CHECKING:
     import grpc
@@ -35,18 +35,25 @@ class TLS:
 
 
 def pem(value: str | Path | bytes | None) -> bytes | None:
-    """The bytes of a certificate or key. Raises OSError when its file cannot be read."""
-    return Path(value).read_bytes() if isinstance(value, (str, Path)) else value
+    """The bytes of a certificate or key. Raises OSError when its file cannot be read, InvalidArgument when it holds none."""
+    if not isinstance(value, (str, Path)):
+        return value
+    found = Path(value).read_bytes()
+    if b"-----BEGIN " not in found:
+        raise InvalidArgument(f"{value} holds no certificate or key in PEM form")
+    return found
 
 
 def credentials(tls: TLS | bool | None) -> grpc.ChannelCredentials | None:
-    """What the channel needs, or None for a plain one."""
+    """What the channel needs, or None for a plain one. Raises InvalidArgument for half a pair, OSError for files."""
     if not tls:
         return None
     import grpc
 
     if tls is True:
         return grpc.ssl_channel_credentials()
+    if (tls.certificate is None) != (tls.key is None):  # gRPC would end the process
+        raise InvalidArgument("TLS: certificate and key belong together; only one is given")
     return grpc.ssl_channel_credentials(pem(tls.root), pem(tls.key), pem(tls.certificate))
 
 

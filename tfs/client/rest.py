@@ -49,10 +49,13 @@ class RestClient:
     ) -> None:
         """Connects when first used. `url`: http://host:port or https://host:port, a path before /v1 allowed. tls: for https, instead
         of the system's authorities. metadata: headers sent with every request. timeout: seconds for each step on the socket."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            self._host, self._port = parts.hostname or "", parts.port
+        except ValueError:  # brackets that do not close, a port that is no number
+            parts = None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidArgument(f"a REST address is http://host:port or https://host:port, not {url!r}")
-        self._host, self._port = parts.hostname, parts.port
         self._base = parts.path.rstrip("/")
         self._secure, self._tls = parts.scheme == "https", tls
         self._headers = dict(metadata)
@@ -124,16 +127,14 @@ class RestClient:
         self, model: str, *, version: int | None = None, timeout: float | None = None, metadata: Headers = ()
     ) -> list[types.VersionStatus]:
         """Every version the server has seen, highest first, or the one asked for."""
-        found = self._get(_path(model, version, None), timeout, metadata).get("model_version_status", [])
-        return [
-            types.VersionStatus(
-                int(one.get("version", 0)),
-                types.State[one["state"]],
-                Code[one["status"]["error_code"]],
-                one["status"]["error_message"],
-            )
-            for one in found
-        ]
+        return _statuses(self._get(_path(model, version, None), timeout, metadata))
+
+    def models(
+        self, *, timeout: float | None = None, metadata: Headers = ()
+    ) -> dict[str, list[types.VersionStatus]]:
+        """Every model with its versions, highest first. TensorFlow Serving cannot tell and answers with an error."""
+        found = self._get("/v1/models", timeout, metadata).get("models", [])
+        return {one["name"]: _statuses(one) for one in found}
 
     def metadata(
         self,
@@ -216,7 +217,7 @@ class RestClient:
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 if not (kept and isinstance(error, (ConnectionError, http.client.RemoteDisconnected))):
-                    raise Unavailable(f"{self._host}:{self._port}: {error}") from None
+                    raise Unavailable(f"{self._host}:{self._port}: {_trouble(error)}") from None
         if not response.will_close:
             self._idle.append(connection)
         return _reply(response.status, raw)
@@ -225,6 +226,12 @@ class RestClient:
         if self._secure:
             return http.client.HTTPSConnection(self._host, self._port, context=self._tls)
         return http.client.HTTPConnection(self._host, self._port)
+
+
+def _trouble(error: Exception) -> str:
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, ConnectionError):
+        return "what answers there does not speak HTTP/1.1; is it the gRPC port?"
+    return str(error)
 
 
 def _reply(status: int, raw: bytes) -> Any:
@@ -251,6 +258,18 @@ def _path(model: str, version: int | None, label: str | None) -> str:
     if version is not None:
         return f"{path}/versions/{version}"
     return path if label is None else f"{path}/labels/{quote(label, safe='')}"
+
+
+def _statuses(found: Any) -> list[types.VersionStatus]:
+    return [
+        types.VersionStatus(
+            int(one.get("version", 0)),
+            types.State[one["state"]],
+            Code[one["status"]["error_code"]],
+            one["status"]["error_message"],
+        )
+        for one in found.get("model_version_status", [])
+    ]
 
 
 def _signature(found: Any) -> types.Signature:

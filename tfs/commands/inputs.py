@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -52,6 +53,8 @@ def read(texts: Sequence[str], signature: Signature) -> dict[str, object]:
 
 def zeros(signature: Signature, rows: int = 1) -> dict[str, object]:
     """An input of zeros and empty strings; the first free dimension is `rows`, others 1. Raises InvalidArgument."""
+    if rows < 1:
+        raise InvalidArgument(f"--rows is {rows}: expected 1 or more")
     found: dict[str, object] = {}
     for name, info in signature.inputs.items():
         if info.shape is None:
@@ -69,8 +72,8 @@ def zeros(signature: Signature, rows: int = 1) -> dict[str, object]:
 def _whole(text: str, signature: Signature) -> dict[str, object]:
     """An argument that may carry several inputs: an object, an .npz, or the value of the only input."""
     if text.startswith("@") and text.endswith(".npz"):
-        with np.load(text[1:]) as arrays:
-            return dict(arrays)
+        arrays = _saved(Path(text[1:]))
+        return {name: _typed(one, name, _info(name, signature)) for name, one in arrays.items()}
     if text.startswith("@") and not text.endswith(".json"):
         name, info = _only(signature)
         return {name: _from_file(Path(text[1:]), name, info)}
@@ -94,12 +97,12 @@ def _one(text: str, name: str, info: TensorInfo) -> object:
 
 
 def _json(text: str) -> Any:
-    where = "the argument"
-    if text == "-":
-        where, text = "stdin", sys.stdin.read()
-    elif text.startswith("@"):
-        where, text = text[1:], Path(text[1:]).read_text()
+    where = "stdin" if text == "-" else text[1:] if text.startswith("@") else "the argument"
     try:
+        if text == "-":
+            text = sys.stdin.read()
+        elif text.startswith("@"):
+            text = Path(where).read_text()
         return json.loads(text)
     except ValueError as error:
         raise InvalidArgument(f"{where} is no JSON: {error}") from None
@@ -147,8 +150,32 @@ def _array(value: Any, name: str, info: TensorInfo) -> object:
         return Typed(np.array(value).astype(info.numpy_type), DataType(info.dtype))
     except TfsError:
         raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _no_such_type(name, info, error) from None
+
+
+def _no_such_type(name: str, info: TensorInfo, error: Exception) -> InvalidArgument:
+    return InvalidArgument(f"input '{name}' does not become {info.dtype_name}: {error}")
+
+
+def _typed(array: Array, name: str, info: TensorInfo) -> Array:
+    """An array from a file as the signature's type."""
+    try:
+        return array if info.dtype == DataType.DT_STRING else array.astype(info.numpy_type, copy=False)
     except (ValueError, TypeError) as error:
-        raise InvalidArgument(f"input '{name}' does not become {info.dtype_name}: {error}") from None
+        raise _no_such_type(name, info, error) from None
+
+
+def _saved(path: Path) -> Mapping[str, Array]:
+    """The arrays of an .npz by name; that of an .npy under the empty one. Pickled objects are refused: reading them runs them."""
+    try:
+        with path.open("rb") as file:
+            found = np.load(file)
+            if (path.suffix == ".npz") == isinstance(found, np.ndarray):
+                raise ValueError("the other of the two kinds")
+            return {"": found} if isinstance(found, np.ndarray) else dict(found)
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        raise InvalidArgument(f"{path} is no {path.suffix} file of plain arrays") from None
 
 
 def _decoded(value: Any) -> Any:
@@ -163,8 +190,7 @@ def _decoded(value: Any) -> Any:
 
 def _from_file(path: Path, name: str, info: TensorInfo) -> object:
     if path.suffix == ".npy":
-        array: Array = np.load(path)
-        return array if info.dtype == DataType.DT_STRING else array.astype(info.numpy_type, copy=False)
+        return _typed(_saved(path)[""], name, info)
     data = path.read_bytes()
     if info.dtype == DataType.DT_STRING:  # encoded images, texts: the model decodes them
         return np.full([1] * len(info.shape or ()), data, object)
@@ -185,8 +211,11 @@ def _image(data: bytes, path: Path, name: str, info: TensorInfo) -> Array:
         raise InvalidArgument(f"{path}: input '{name}' has the shape {info.shape}, which is no image's")
     height, width, *channels = info.shape[1:] if len(info.shape) > 2 else (28, 28)
     depth = channels[0] if channels else 1
-    with Image.open(io.BytesIO(data)) as opened:
-        image = opened.convert("L" if depth == 1 else "RGB")
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            image = opened.convert("L" if depth == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises for damaged files, by format
+        raise InvalidArgument(f"{path} is no image that Pillow can read") from None
     if height is not None and width is not None:
         image = image.resize((width, height))
     array: Array = np.asarray(image, np.float32)

@@ -40,7 +40,7 @@ def _load(arguments: list[str]) -> int:
         "server", help="host:8500, or http://host:8501 (over which this tool itself is slower)"
     )
     parser.add_argument("model")
-    parser.add_argument("input", nargs="*", help="zeros when not given; else " + inputs.HELP)
+    parser.add_argument("input", nargs="*", default=[], help="zeros when not given; else " + inputs.HELP)
     predict.add_choice(parser)
     parser.add_argument("--rate", type=float, default=50, help="calls per second (50)")
     parser.add_argument("--seconds", type=float, default=5, help="how long (5)")

@@ -1,6 +1,6 @@
-"""`tfs models`: which models and versions lie under a directory or are named by a configuration file.
+"""`tfs models`: which models and versions lie under a directory, are named by a configuration file, or are known to a server.
 
-The API of TensorFlow Serving cannot list what a server has; with --server the state of every model found here is asked for.
+The gRPC API cannot list what a server has, REST can; with --server the state of every model found on disk is asked for.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tfs.client.rest import RestClient
 from tfs.commands import output, saved_model, shared
 from tfs.errors import NotFound, TfsError
 
@@ -24,23 +25,42 @@ def main(arguments: list[str]) -> int:
 
 
 def _models(arguments: list[str]) -> int:
-    parser = shared.parser("models", "List models and versions on disk, and with --server their states.")
+    parser = shared.parser("models", "List models and versions, on disk or of a server, and their states.")
     parser.add_argument(
-        "where", type=Path, help="a directory of models, one model's, or a model configuration file"
+        "where", help="a directory of models, one model's, a model configuration file, or http://host:8501"
     )
     parser.add_argument("--server", help="ask this server for the states: host:8500 or http://host:8501")
     given = parser.parse_args(arguments)
 
-    found = _in_config(given.where) if given.where.is_file() else _in_directory(given.where)
-    if not found:
-        raise NotFound(f"no models in {given.where}: no version directory with a {saved_model.FILE} in it")
-    states = _states(given, {one.name for one in found}) if given.server else {}
-    rows = [_row(one, states) for one in found]
+    rows = _served(given) if shared.is_rest(given.where) else _on_disk(Path(given.where), given)
     if given.json:
         output.say_json(rows)
-    else:
+    elif rows:
         output.say(output.table([key.upper() for key in rows[0]], [list(row.values()) for row in rows]))
     return 0
+
+
+def _served(given: argparse.Namespace) -> list[dict[str, Any]]:
+    with shared.connect(given.where, given) as client:
+        assert isinstance(client, RestClient)
+        found = client.models()
+    return [
+        {"model": name, "version": one.version, "state": one.state.name, "error": one.message}
+        for name, versions in found.items()
+        for one in versions
+    ]
+
+
+def _on_disk(where: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+    if not where.exists() and ":" in given.where:
+        raise NotFound(
+            f"{where}: no such file or directory; servers list their models by REST: http://host:8501"
+        )
+    found = _in_config(where) if where.is_file() else _in_directory(where)
+    if not found:
+        raise NotFound(f"no models in {where}: no version directory with a {saved_model.FILE} in it")
+    states = _states(given, {one.name for one in found}) if given.server else {}
+    return [_row(one, states) for one in found]
 
 
 def _in_directory(where: Path) -> list[_Found]:

@@ -41,6 +41,8 @@ def plain(value: Any) -> Any:
 
 
 def _numbers(value: np.ndarray[Any, Any]) -> Any:
+    if value.dtype.kind == "c":  # [real, imaginary]
+        value = np.stack((value.real, value.imag), -1)
     return (
         value.tolist()
         if value.dtype.kind in "biuf" and value.dtype.num < 256

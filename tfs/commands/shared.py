@@ -47,10 +47,21 @@ def parser(name: str, purpose: str, *, server: bool = True) -> Parser:
     return made
 
 
+def positive(text: str) -> float:
+    """The value of a flag that is a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got '{text}'")
+    return value
+
+
 def add_server_flags(made: argparse.ArgumentParser) -> None:
     """How to reach a server."""
     made.add_argument(
-        "--timeout", type=float, default=60, metavar="S", help="seconds to wait for an answer (60)"
+        "--timeout", type=positive, default=60, metavar="S", help="seconds to wait for an answer (60)"
     )
     made.add_argument("--tls", action="store_true", help="gRPC over TLS with the system's authorities")
     made.add_argument("--tls-root", metavar="PEM", help="gRPC over TLS: who signed the server's certificate")
@@ -139,6 +150,8 @@ def _origin(server: str) -> str:
 
 def _target(server: str) -> str:
     server = server.removeprefix("grpc://")
+    if is_rest(server):
+        raise InvalidArgument(f"'{server}' is a REST address; this needs the gRPC port: host:8500")
     if ":" not in server:
         raise InvalidArgument(
             f"'{server}' is no server: write host:8500 for gRPC or http://host:8501 for REST"
@@ -147,15 +160,27 @@ def _target(server: str) -> str:
 
 
 def _tls(given: argparse.Namespace) -> TLS | bool:
+    _check_pair(given)
     if given.tls_root or given.tls_cert or given.tls_server_name:
         return TLS(given.tls_root, given.tls_cert, given.tls_key, given.tls_server_name)
     return bool(given.tls)
 
 
+def _check_pair(given: argparse.Namespace) -> None:
+    if (given.tls_cert is None) != (given.tls_key is None):
+        raise MisuseError("--tls-cert and --tls-key belong together")
+
+
 def _context(given: argparse.Namespace) -> ssl.SSLContext | None:
+    _check_pair(given)
     if not (given.tls_root or given.tls_cert):
         return None
-    context = ssl.create_default_context(cafile=given.tls_root)
-    if given.tls_cert:
-        context.load_cert_chain(given.tls_cert, given.tls_key)
+    for path in filter(None, (given.tls_root, given.tls_cert, given.tls_key)):
+        _channel.pem(path)  # an OSError that names the file, which those of ssl do not
+    try:
+        context = ssl.create_default_context(cafile=given.tls_root)
+        if given.tls_cert:
+            context.load_cert_chain(given.tls_cert, given.tls_key)
+    except ssl.SSLError as error:
+        raise InvalidArgument(f"--tls-root, --tls-cert or --tls-key is no PEM as expected: {error}") from None
     return context

@@ -21,6 +21,7 @@ from tfs.client import _calls, _channel, _wire
 from tfs.client.types import ModelMetadata
 from tfs.commands import inputs, output, saved_model, shared
 from tfs.errors import FailedPrecondition, InvalidArgument, Unavailable
+from tfs.flags import MAX_PORT
 
 PLACE: Final = Path("assets.extra") / "tf_serving_warmup_requests"
 MOST: Final = 1000  # a version with more records than this is refused by the server
@@ -41,7 +42,7 @@ def _warmup(arguments: list[str]) -> int:
     make.add_argument(
         "version_dir", type=Path, help="the version directory (or a base path: its highest version)"
     )
-    make.add_argument("input", nargs="*", help=inputs.HELP)
+    make.add_argument("input", nargs="*", default=[], help=inputs.HELP)
     make.add_argument("--signature", action="append", default=[], help="may be repeated; all when not given")
     make.add_argument(
         "--rows", type=int, action="append", default=[], help="rows of zeros, a record each; may be repeated"
@@ -51,10 +52,11 @@ def _warmup(arguments: list[str]) -> int:
     record.add_argument("server", help="the server that answers: host:8500")
     record.add_argument("--port", type=int, default=0, help="where clients connect meanwhile (127.0.0.1)")
     record.add_argument("--count", type=int, default=100, help=f"requests to keep, at most {MOST}")
-    record.add_argument("--seconds", type=float, default=60, help="how long to wait for them")
+    record.add_argument("--seconds", type=shared.positive, default=60, help="how long to wait for them")
     shared.add_server_flags(record)
     for one in (make, record):
         one.add_argument("--force", action="store_true", help="replace a warm-up file that is there")
+        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     given = parser.parse_args(arguments)
     directory = saved_model.find(given.version_dir)
     path = directory / PLACE
@@ -152,6 +154,8 @@ def _recorded(given: argparse.Namespace) -> list[bytes]:
     """Until `count` requests have passed, `seconds` are over, or Ctrl-C."""
     if not 1 <= given.count <= MOST:
         raise InvalidArgument(f"--count is {given.count}: a warm-up file holds 1 to {MOST} records")
+    if not 0 <= given.port <= MAX_PORT:
+        raise InvalidArgument(f"--port is {given.port}: expected 0 (any) to {MAX_PORT}")
     server = grpc.server(futures.ThreadPoolExecutor(8), options=_channel.options(None, None, 0, ()))
     with shared.open_channel(given.server, given) as channel:
         recorder = _Recorder(channel, given.count)

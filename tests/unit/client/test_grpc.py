@@ -328,6 +328,18 @@ def test_mutual_tls(connect: Callable[..., Any]) -> None:
         server.server.stop(None).wait()
 
 
+@pytest.mark.parametrize(
+    ("tls", "text"),
+    [
+        (api.TLS(certificate=SSL / "client.pem"), "belong together"),
+        (api.TLS(root=Path(__file__)), f"{Path(__file__).name} holds no certificate"),
+    ],
+)
+def test_certificates_that_are_none(tls: api.TLS, text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        Client("127.0.0.1:1", tls=tls)
+
+
 def test_context_managers(answering: Answering) -> None:
     with Client(answering.target) as one:
         assert one.status("m") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfs.client import Code, RestClient, State, encode_example
+from tfs.client import Code, RestClient, State, VersionStatus, encode_example
 from tfs.errors import DeadlineExceeded, InvalidArgument, NotFound, TfsError, Unavailable, Unimplemented
 
 
@@ -218,7 +219,33 @@ def test_nobody_there(web: Web) -> None:
         one.status("m")
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8501", "ftp://a", "http://", "a b"])
+def test_the_gRPC_port() -> None:
+    """A server of HTTP/2 begins with a SETTINGS frame, whose bytes are nothing to print."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with (
+            RestClient(f"http://127.0.0.1:{listener.getsockname()[1]}") as one,
+            pytest.raises(Unavailable, match="is it the gRPC port"),
+        ):
+            one.status("m")
+        thread.join()
+
+
+def test_all_models(web: Web, client: RestClient) -> None:
+    status = {"version": "2", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    web.replies["/v1/models"] = (200, {"models": [{"name": "m", "model_version_status": [status]}]})
+    assert client.models() == {"m": [VersionStatus(2, State.AVAILABLE)]}
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8501", "ftp://a", "http://", "a b", "http://a:b", "http://[a"])
 def test_what_is_no_address(url: str) -> None:
     with pytest.raises(InvalidArgument, match="a REST address is http"):
         RestClient(url)

@@ -16,6 +16,7 @@ from tfs.lifecycle import tfrecord
 from tfs.messages import PredictionLog
 
 RECORDED = Path(__file__).parents[2] / "conformance" / "models"
+KERAS = str(RECORDED / "keras_dense")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -65,10 +66,24 @@ def test_inspect_a_directory(capsys: pytest.CaptureFixture[str]) -> None:
         (["models", str(RECORDED / "affine" / "1" / "saved_model.pb")], 1, "saved_model.pb"),
         (["status", "host", "m"], 1, "'host' is no server: write host:8500"),
         (["status", "host:8500"], 2, "which model of host:8500?"),
+        (["status", "host:8500", "m", "--timeout", "0"], 2, "--timeout: expected a number above 0, got '0'"),
+        (["status", "host:8500", "m", "--timeout", "x"], 2, "--timeout: expected a number above 0, got 'x'"),
+        (["status", "host:8500", "m", "--tls-cert", "c.pem"], 2, "--tls-cert and --tls-key belong together"),
+        (["status", "https://host:8501", "m", "--tls-key", "k.pem"], 2, "--tls-cert and --tls-key belong"),
+        (
+            ["status", "https://host:8501", "m", "--tls-root", "/no/such/file"],
+            1,
+            "/no/such/file: No such file",
+        ),
+        (["status", "host:8500", "m", "--tls-root", __file__], 1, "test_commands.py holds no certificate"),
+        (["models", "host:8500"], 1, "servers list their models by REST: http://host:8501"),
+        (["load"], 2, "required: server, model;"),
         (["load", "host:1", "m", "--rate", "1e9"], 1, "--rate is 1e+09"),
         (["load", "host:1", "m", "--seconds", "0"], 1, "--seconds is 0"),
         (["reload", "host:1", "/no/such/file"], 1, "/no/such/file: No such file"),
         (["warmup", "make", "/no/such/path"], 1, "no SavedModel in"),
+        (["warmup", "record", KERAS, "host:1", "--port", "99999"], 1, "--port is 99999: expected 0 (any) to"),
+        (["warmup", "record", KERAS, "http://host:1"], 1, "this needs the gRPC port: host:8500"),
     ],
 )
 def test_errors_are_one_line(
@@ -128,7 +143,8 @@ def test_warmup_make(capsys: pytest.CaptureFixture[str], copied_model: Path) -> 
     status, _, err = run(capsys, *arguments)
     assert status == 1
     assert "--force replaces it" in err
-    assert run(capsys, "warmup", "make", str(copied_model), "[[1, 2, 3]]", "--force")[0] == 0
+    status, out, _ = run(capsys, "warmup", "make", str(copied_model), "[[1, 2, 3]]", "--force", "--json")
+    assert (status, json.loads(out)) == (0, {"path": str(path), "records": 1})
     with path.open("rb") as file:
         (log,) = (PredictionLog.FromString(body) for body in tfrecord.read(file))
     content = log.predict_log.request.inputs["features"].tensor_content
@@ -141,6 +157,7 @@ def test_tables_and_json() -> None:
     assert text == "NAME   N\na      1\nlong  22"
     assert output.plain(np.array([b"a", b"\xff"], object)) == ["a", {"b64": "/w=="}]
     assert output.plain(np.array([1, 2], np.float16)) == [1, 2]
+    assert output.plain(np.array([1 + 2j], np.complex64)) == [[1, 2]]
 
 
 def test_colours_and_progress_on_a_terminal_only(

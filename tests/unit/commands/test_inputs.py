@@ -103,12 +103,50 @@ def test_what_is_wrong(text: str, signature: Signature, message: str) -> None:
         inputs.read([text], signature)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.npy", b"", "a.npy is no .npy file of plain arrays"),
+        ("a.npy", b"text", "a.npy is no .npy file of plain arrays"),
+        ("a.npz", b"PK\x03\x04", "a.npz is no .npz file of plain arrays"),
+        ("a.npz", None, "a.npz is no .npz file of plain arrays"),
+        ("a.json", b"\xff\xfe", "a.json is no JSON"),
+        ("a.png", b"text", "a.png is no image that Pillow can read"),
+    ],
+)
+def test_files_that_are_something_else(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    """None: what numpy.save writes, under the other ending."""
+    saved = io.BytesIO()
+    np.save(saved, np.zeros((1, 2)))
+    (tmp_path / name).write_bytes(saved.getvalue() if content is None else content)
+    with pytest.raises(InvalidArgument, match=message):
+        inputs.read([f"@{tmp_path / name}"], Signature({"x": X._replace(shape=(None, 28, 28))}, {}))
+
+
+def test_arrays_of_other_names_objects_and_types(tmp_path: Path) -> None:
+    np.savez(tmp_path / "y.npz", y=np.zeros(2))
+    with pytest.raises(InvalidArgument, match="no input 'y'; the signature has: x"):
+        inputs.read([f"@{tmp_path / 'y.npz'}"], ONE)
+    np.save(tmp_path / "o.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(InvalidArgument, match="plain arrays"):
+        inputs.read([f"@{tmp_path / 'o.npy'}"], ONE)
+    np.save(tmp_path / "s.npy", np.array(["a"]))
+    with pytest.raises(InvalidArgument, match="does not become DT_FLOAT"):
+        inputs.read([f"@{tmp_path / 's.npy'}"], ONE)
+    np.savez(tmp_path / "x.npz", x=np.zeros((1, 2)))
+    assert values(inputs.read([f"@{tmp_path / 'x.npz'}"], ONE)["x"]).dtype == np.float32
+
+
 def test_zeros() -> None:
     found = inputs.zeros(TWO, rows=3)
     assert values(found["x"]).shape == (3, 2)
     assert values(found["text"]).tolist() == [b"", b"", b""]
     with pytest.raises(InvalidArgument, match="any shape"):
         inputs.zeros(Signature({"x": TensorInfo("x", 1, None)}, {}))
+    with pytest.raises(InvalidArgument, match="--rows is 0: expected 1 or more"):
+        inputs.zeros(TWO, rows=0)
 
 
 def test_an_unknown_signature_names_those_there_are() -> None:
