@@ -30,16 +30,12 @@ class Block(NamedTuple):
     text: str
 
 
-def example_pages() -> list[str]:
-    """The READMEs of the examples.  Their scripts are run by tests of their own, so the commands carry no marks."""
-    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("examples/*/README.md"))
-
-
 def pages() -> list[str]:
-    """Every page whose blocks are looked at, but for those of examples."""
+    """Every page whose blocks are looked at.  What the READMEs of examples say is parsed; tests of their own run the scripts."""
     found = [
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/*.md"),
+        *ROOT.glob("examples/**/README.md"),
         ROOT / "deploy" / "README.md",
         ROOT / "bench" / "README.md",
     ]
