@@ -35,7 +35,7 @@ class AsyncClient:
         """As for `Client`."""
         self._metadata = tuple(metadata)
         self._timeout = timeout
-        self._channel = _channel.open_async(target, tls, keepalive_s, retries, options)
+        self._channel = _channel.open_channel(target, tls, keepalive_s, retries, options, aio=True)
         self._methods: dict[str, Any] = {}
 
     async def predict(

@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 from tfs.client import _wire, types
 from tfs.client.dtypes import Array, to_array, to_tensor
 from tfs.client.examples import Example, to_example
-from tfs.errors import Code, InvalidArgument, from_code
+from tfs.errors import Code, from_code
 
 try:
     from tfs._fastpath import client_decode, client_encode
@@ -39,10 +39,7 @@ class Call(Generic[T]):
 @functools.lru_cache(maxsize=256)
 def spec(model: str, version: int | None = None, label: str | None = None, signature: str = "") -> bytes:
     """The field model_spec, which is the first of every request. Raises InvalidArgument for a version and a label at once."""
-    if version is not None and label is not None:
-        raise InvalidArgument(
-            f"version {version} and label '{label}' at once: a version is chosen by one of them"
-        )
+    types.check_choice(version, label)
     choice = b""
     if version is not None:
         choice = _wire.field(2, _wire.integer(1, version))

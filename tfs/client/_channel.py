@@ -17,7 +17,6 @@ from tfs.errors import InvalidArgument, TfsError, from_code
 
 if TYPE_CHECKING:
     import grpc
-    import grpc.aio
 
 Metadata = Sequence[tuple[str, str | bytes]]
 RETRY_LIMIT: Final = 5  # gRPC's own: more attempts are cut to this
@@ -99,38 +98,24 @@ def options(
     return [*chosen, *more]
 
 
-def open_blocking(
+def open_channel(
     target: str | Sequence[str],
     tls: TLS | bool | None,
     keepalive_s: float | None,
     retries: int,
     more: Sequence[tuple[str, Any]],
-) -> grpc.Channel:
-    """A channel for blocking calls; connects when first used."""
+    *,
+    aio: bool = False,
+) -> Any:
+    """A grpc.Channel, or with `aio` a grpc.aio.Channel for the running event loop; connects when first used."""
     import grpc
 
+    library = grpc.aio if aio else grpc
     arguments = options(tls, keepalive_s, retries, more)
     found = credentials(tls)
     if found is None:
-        return grpc.insecure_channel(target_of(target), arguments)
-    return grpc.secure_channel(target_of(target), found, arguments)
-
-
-def open_async(
-    target: str | Sequence[str],
-    tls: TLS | bool | None,
-    keepalive_s: float | None,
-    retries: int,
-    more: Sequence[tuple[str, Any]],
-) -> grpc.aio.Channel:
-    """A channel for the running event loop; connects when first used."""
-    import grpc.aio
-
-    arguments = options(tls, keepalive_s, retries, more)
-    found = credentials(tls)
-    if found is None:
-        return grpc.aio.insecure_channel(target_of(target), arguments)
-    return grpc.aio.secure_channel(target_of(target), found, arguments)
+        return library.insecure_channel(target_of(target), arguments)
+    return library.secure_channel(target_of(target), found, arguments)
 
 
 def failure() -> Any:

@@ -40,7 +40,7 @@ class Client:
         UNAVAILABLE (at most 4). options: more gRPC channel arguments."""
         self._metadata = tuple(metadata)
         self._timeout = timeout
-        self._channel = _channel.open_blocking(target, tls, keepalive_s, retries, options)
+        self._channel = _channel.open_channel(target, tls, keepalive_s, retries, options)
         self._methods: dict[str, Any] = {}
 
     def predict(

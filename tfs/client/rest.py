@@ -250,10 +250,7 @@ def _error(status: int, text: str) -> TfsError:
 
 
 def _path(model: str, version: int | None, label: str | None) -> str:
-    if version is not None and label is not None:
-        raise InvalidArgument(
-            f"version {version} and label '{label}' at once: a version is chosen by one of them"
-        )
+    types.check_choice(version, label)
     path = f"/v1/models/{quote(model, safe='')}"
     if version is not None:
         return f"{path}/versions/{version}"

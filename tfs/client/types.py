@@ -14,7 +14,15 @@ import numpy as np
 
 from tfs.client import _wire
 from tfs.client.dtypes import Array, dtype_name, numpy_type
-from tfs.errors import Code
+from tfs.errors import Code, InvalidArgument
+
+
+def check_choice(version: int | None, label: str | None) -> None:
+    """Raises InvalidArgument for a version and a label at once."""
+    if version is not None and label is not None:
+        raise InvalidArgument(
+            f"version {version} and label '{label}' at once: a version is chosen by one of them"
+        )
 
 
 class State(enum.IntEnum):

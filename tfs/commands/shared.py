@@ -109,7 +109,7 @@ def connect_async(server: str, given: argparse.Namespace) -> AsyncClient:
 
 def open_channel(server: str, given: argparse.Namespace) -> grpc.Channel:
     """A bare channel to `host:8500`."""
-    return _channel.open_blocking(_target(server), _tls(given), None, 0, ())
+    return _channel.open_channel(_target(server), _tls(given), None, 0, ())
 
 
 def model_of(server: str) -> str | None:
