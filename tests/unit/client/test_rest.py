@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,14 @@ def metadata(outputs: dict[str, Any]) -> dict[str, Any]:
         "model_spec": {"name": "m", "signature_name": "", "version": "3"},
         "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
     }
+
+
+class Server(ThreadingHTTPServer):
+    """Says nothing of clients that have gone, as one does whose deadline is over."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Web:
@@ -76,7 +85,7 @@ class Web:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
         self.thread.start()
