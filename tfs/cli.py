@@ -17,6 +17,7 @@ from tfs.flags import FLAGS
 
 FAILED: Final = 255  # What the reference's -1 becomes.
 MISUSED: Final = 2
+_WHAT_BRINGS_IT: Final = "pip install 'tfs[cpu]' (or 'tfs[server]', 'tfs[gpu]') brings packages, a C++ compiler at installation the compiled module"
 
 # Name -> (module with `main(arguments: list[str]) -> int`, one line of help).
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
@@ -87,12 +88,15 @@ def _run(values: dict[str, Any]) -> int:
     from tfs.errors import TfsError
 
     settings = Settings(**values)
-    run: Callable[[Any], int] = importlib.import_module("tfs.server").main
     try:
+        run: Callable[[Any], int] = importlib.import_module("tfs.server").main
         return run(settings)
     except TfsError as error:
-        _say(f"Failed to start server. Error: {error.status_text}")
-        return FAILED
+        problem = error.status_text
+    except ImportError as error:  # the light client alone is installed
+        problem = f"FAILED_PRECONDITION: not all of the server is installed: {error}. {_WHAT_BRINGS_IT}"
+    _say(f"Failed to start server. Error: {problem}")
+    return FAILED
 
 
 def _say(text: str) -> None:

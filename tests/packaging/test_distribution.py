@@ -7,6 +7,7 @@ Nothing heavy is installed again: the fresh environments borrow the packages the
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,4 +184,12 @@ def test_pure_client_needs_numpy_and_grpcio_alone(sources: Path, tmp_path: Path)
         "except c.TfsError as error: print(error.code.name, *sorted(set(sys.modules) & {'tensorflow', 'google.protobuf', 'tfs._fastpath'}))"
     )
     assert run(place / "bin" / "python", "-c", program, cwd=tmp_path).split() == ["UNAVAILABLE"]
-    assert "usage: tfs COMMAND" in run(place / "bin" / "tfs", "--help", cwd=tmp_path)
+    tfs = place / "bin" / "tfs"
+    assert "usage: tfs COMMAND" in run(tfs, "--help", cwd=tmp_path)
+    model = shutil.copytree(ROOT / "tests" / "conformance" / "models" / "keras_dense", tmp_path / "model")
+    assert "serving_default" in run(tfs, "inspect", model, cwd=tmp_path)
+    assert "2 record(s)" in run(tfs, "warmup", "make", model, cwd=tmp_path)
+    serve = [str(tfs), "serve", f"--model_base_path={model}"]
+    done = subprocess.run(serve, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.count("\n"), done.stderr) == (255, 1, "")
+    assert "not all of the server is installed" in done.stdout

@@ -274,6 +274,20 @@ def test_failed_start(
     assert capsys.readouterr().out == f"Failed to start server. Error: {text}\n"
 
 
+def test_start_of_a_light_installation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tfs.server", None)
+    assert cli.main(["serve", "--model_base_path=/m"]) == 255
+    out = capsys.readouterr().out
+    assert out.startswith(
+        "Failed to start server. Error: FAILED_PRECONDITION: not all of the server is installed: "
+    )
+    assert "tfs.server" in out
+    assert "pip install 'tfs[cpu]'" in out
+    assert out.count("\n") == 1
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
 
