@@ -72,6 +72,7 @@ class RestRunning:
             port=0,
             header_timeout_s=header_timeout_s,
             body_timeout_s=body_timeout_s,
+            at_once=app.at_once,
             max_connections=self.max_connections,
             budget=app.budget,
             tls=self.tls,

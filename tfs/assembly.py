@@ -187,6 +187,7 @@ class Parts:
                 port=settings.rest_api_port,
                 header_timeout_s=settings.rest_header_timeout_seconds,
                 body_timeout_s=settings.rest_body_timeout_seconds,
+                at_once=self.rest_app.at_once,
                 max_connections=settings.max_connections or _MAX_CONNECTIONS,
                 budget=self.rest_app.budget,
                 tls=context,

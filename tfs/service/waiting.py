@@ -6,6 +6,7 @@ Owns: the bridge from the engine's `done` callback to a future, and cancellation
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any, cast
 
 from tfs._fastpath import Engine, Mailbox, Outputs, Ticket
@@ -23,9 +24,14 @@ class Late:
         if not self._future.done():  # else nobody waits any more
             self._future.set_result(result)
 
-    async def wait(self, ticket: Ticket) -> Any:
-        """The answer, when it comes; raises its TfsError. When the waiting task is cancelled, so is the call."""
+    def wait(self, ticket: Ticket) -> Coroutine[Any, Any, Any]:
+        """Awaitable: the answer, when it comes; raises its TfsError. When the waiting task is cancelled, so is the call.
+
+        To be called in the same turn of the loop as the submitting function; awaited whenever it suits."""
         self._future = asyncio.get_running_loop().create_future()
+        return self._answer(ticket)
+
+    async def _answer(self, ticket: Ticket) -> Any:
         try:
             result = await self._future
         except asyncio.CancelledError:

@@ -12,12 +12,12 @@ import gzip
 import logging
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from tfs import messages
-from tfs._fastpath import ENTRY_REST, METHOD_CLASSIFY, METHOD_OTHER, METHOD_REGRESS, Engine, Mailbox
+from tfs._fastpath import ENTRY_REST, METHOD_CLASSIFY, METHOD_OTHER, METHOD_REGRESS, Engine, Mailbox, Ticket
 from tfs.errors import Code, TfsError
 from tfs.service import example_json
 from tfs.service.examples import ExampleService
@@ -26,7 +26,7 @@ from tfs.service.model import ModelService
 from tfs.service.waiting import Late
 from tfs.transport import rest_routes as routes
 from tfs.transport.byte_budget import ByteBudget
-from tfs.transport.rest_protocol import error_body, respond
+from tfs.transport.rest_protocol import Answer, Headers, error_body, respond
 from tfs.transport.rest_routes import Route
 
 _log = logging.getLogger(__name__)
@@ -82,6 +82,8 @@ class Page(NamedTuple):
     body: bytes
 
 
+# HTTP status and body.
+_Reply = tuple[int, bytes]
 # path, then query and fragment ("" when there are none) -> page
 MakePage = Callable[[bytes, bytes], Page]
 
@@ -132,23 +134,37 @@ class RestApp:
         self._headers = [_JSON, *_CORS] if settings.cors else [_JSON]
         self._routes: dict[tuple[str, bytes], Route] = {}
 
+    def at_once(
+        self, connection: Any, method: str, target: bytes, headers: Headers, body: bytes
+    ) -> Answer | Coroutine[Any, Any, _Reply] | None:
+        """A whole Predict on a route that is known already (see AtOnce): runs it, or begins it. None: not for this way."""
+        route = self._routes.get((method, target))
+        if route is None or route.action != routes.PREDICT or 0 < self._limit < len(body):
+            return None
+        packed = False
+        for name, _ in headers:
+            if name in _WATCHED and name != b"content-length":
+                return None
+            packed |= name == b"accept-encoding"
+        reply = self._predict(route, body, connection)
+        if not isinstance(reply, tuple):
+            return reply
+        if packed and len(reply[1]) >= GZIP_MIN_BYTES:
+            return _ready(reply)
+        return reply[0], self._headers, reply[1]
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request. `scope` is uvicorn's, with what RestProtocol adds; the answer goes out by `respond`, not by `send`."""
         headers = {name: value for name, value in scope["headers"] if name in _WATCHED}
         connection = scope["connection"]
         try:
-            if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
-                raise _Refused(417, "The only expectation that this server meets is 100-continue")
-            route = self._routes.get((scope["method"], scope["target"]))
-            if route is None:
-                route = await self._first_time(scope)
-            if route is None:
-                return
-            if route.action == routes.PREDICT:
-                body = await self._body(headers, receive, connection)
-                status, answer = await self._predict(route, body, connection)
+            if scope["begun"] is not None:
+                status, answer = await scope["begun"]
             else:
-                status, answer = await self._other(route, headers, receive, connection)
+                reply = await self._reply(scope, headers, receive, connection)
+                if reply is None:
+                    return
+                status, answer = reply
             if len(answer) >= GZIP_MIN_BYTES and _wants_gzip(scope):
                 answer = await _packed(answer)
                 await respond(scope, status, [*self._headers, *_GZIP], answer)
@@ -163,6 +179,20 @@ class RestApp:
         finally:
             if connection.held:
                 self.budget.give_back(connection)
+
+    async def _reply(
+        self, scope: Any, headers: dict[bytes, bytes], receive: Any, connection: Any
+    ) -> _Reply | None:
+        """The API's answer; None when the request was answered as none of the API. Raises _Refused and _Gone."""
+        if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
+            raise _Refused(417, "The only expectation that this server meets is 100-continue")
+        route = self._routes.get((scope["method"], scope["target"])) or await self._first_time(scope)
+        if route is None:
+            return None
+        if route.action != routes.PREDICT:
+            return await self._other(route, headers, receive, connection)
+        reply = self._predict(route, await self._body(headers, receive, connection), connection)
+        return reply if isinstance(reply, tuple) else await reply
 
     # -- what is not yet known to be a route
 
@@ -208,27 +238,31 @@ class RestApp:
 
     # -- the API
 
-    async def _predict(self, route: Route, body: bytes, connection: Any) -> tuple[int, bytes]:
+    def _predict(self, route: Route, body: bytes, connection: Any) -> _Reply | Coroutine[Any, Any, _Reply]:
+        """The reply of a run in this thread, or what waits for one elsewhere. Raises nothing."""
         late = Late()
         try:
             answer = self._engine.predict_json(
                 self._mailbox, body, route.model, route.version, route.label, self._timeout_ns, late
             )
-            if isinstance(answer, bytes):
-                return 200, answer
-            connection.abandoned = answer.cancel
-            try:
-                return 200, await late.wait(answer)
-            finally:
-                connection.abandoned = None
-        except TfsError as error:
-            return _HTTP[error.code], error_body(error.message)
         except Exception as error:
-            return _unexpected(route, error)
+            return _failed(route, error)
+        if isinstance(answer, bytes):
+            return 200, answer
+        return self._later(route, late.wait(answer), answer, connection)
+
+    async def _later(self, route: Route, answer: Awaitable[bytes], ticket: Ticket, connection: Any) -> _Reply:
+        connection.abandoned = ticket.cancel
+        try:
+            return 200, await answer
+        except Exception as error:
+            return _failed(route, error)
+        finally:
+            connection.abandoned = None
 
     async def _other(
         self, route: Route, headers: dict[bytes, bytes], receive: Any, connection: Any
-    ) -> tuple[int, bytes]:
+    ) -> _Reply:
         started = time.monotonic_ns()
         code = Code.OK
         try:
@@ -318,7 +352,18 @@ def _too_large(limit: int) -> _Refused:
     return _Refused(413, f"The request body is larger than {limit} bytes (--rest_max_body_bytes)")
 
 
-def _unexpected(route: Route, error: Exception) -> tuple[int, bytes]:
+async def _ready(reply: _Reply) -> _Reply:
+    """A reply that is there, for whom an awaitable is asked."""
+    return reply
+
+
+def _failed(route: Route, error: Exception) -> _Reply:
+    if isinstance(error, TfsError):
+        return _HTTP[error.code], error_body(error.message)
+    return _unexpected(route, error)
+
+
+def _unexpected(route: Route, error: Exception) -> _Reply:
     """A fault of ours: the caller learns that much and no more."""
     _log.error("REST %s of model %r failed", route.action, route.model, exc_info=error)
     return 500, error_body("Internal error; the server's log has the details")

@@ -3,8 +3,11 @@
 Owns: the subclasses of uvicorn's protocol and server, the timeouts of reading a request, the answers to what is not HTTP.
 Must not know: routes, models.  Loop thread only.
 
-The reading timeouts cost nothing per request: a connection notes when it began to read and when it last got something, and one
-sweep per second over the connections closes those that take too long, and those whose answers nobody fetches.
+The timeouts cost nothing per request: a connection notes when it began to read, when it last got something and when it answered,
+and one sweep per second over the connections closes those that take too long, are idle, or do not fetch their answers.
+
+A request that is there whole when its headers are read is offered to the application before uvicorn makes a scope, a cycle and a
+task for it: `AtOnce` answers most of them in the same turn of the loop.  Whatever it does not want goes the usual way of ASGI.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import json
 import socket
 import ssl
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, Protocol
 
 import httptools
 import uvicorn
@@ -36,16 +39,36 @@ CROWDED_BODY_BYTES_PER_S = 1 << 16
 # So much of a body is read after its request was refused, so that the client sees the answer and not a reset.
 MAX_DISCARDED_BYTES = 64 << 20
 _SWEEP_S = 1.0
-_KEEP_ALIVE_S = 50  # as the reference's idle timeout
+KEEP_ALIVE_S = 50  # as the reference's idle timeout
 _BACKLOG = 2048
+
+
+Headers = list[tuple[bytes, bytes]]
+# Status, header lines (`b"name: value\\r\\n"`) without Content-Length, body.
+Answer = tuple[int, list[bytes], bytes]
+
+
+class AtOnce(Protocol):
+    """Whom a whole request is offered to.  An Answer goes out; anything else makes uvicorn call the ASGI application, which finds it
+    as scope["begun"]: None where nothing has been done yet."""
+
+    def __call__(
+        self, connection: Any, method: str, target: bytes, headers: Headers, body: bytes
+    ) -> Answer | Any: ...
 
 
 class RestProtocol(HttpToolsProtocol):
     """One connection. `max_connections` 0: any number."""
 
-    def __init__(self, *args: Any, max_connections: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, at_once: AtOnce | None = None, max_connections: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self.at_once = at_once
         self.max_connections = max_connections
+        self.postponed = False  # the headers are read, and uvicorn does not know yet
+        self.parts: list[bytes] = []  # the body meanwhile
+        self.answered: float = 0.0  # loop time of the last answer
         self.held = 0  # bytes of the present request that count against the budget of all
         self.began: float | None = (
             None  # loop time at which reading the present request began; None: not reading
@@ -97,6 +120,9 @@ class RestProtocol(HttpToolsProtocol):
             return self._refuse_upgrade(memoryview(data)[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self.refuse(400, f"This is not HTTP/1.1: {error}")
+        else:
+            if self.postponed:  # the rest of the body comes later
+                self._give_to_uvicorn(None)
         return b""
 
     def _refuse_upgrade(self, rest: memoryview) -> bytes | memoryview:
@@ -114,7 +140,7 @@ class RestProtocol(HttpToolsProtocol):
         return rest
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
         self.began = self.loop.time()
 
     def on_headers_complete(self) -> None:
@@ -122,15 +148,33 @@ class RestProtocol(HttpToolsProtocol):
             return  # and `_refuse_upgrade` comes next
         self.in_body, self.received = True, 0
         self.heard = self.began = self.loop.time()
+        free = self.cycle is None or self.cycle.response_complete
+        gone = self.flow.write_paused or self.transport.is_closing()
+        self.postponed = free and self.at_once is not None and not gone
+        if not self.postponed:
+            self._give_to_uvicorn(None)
+
+    def _give_to_uvicorn(self, begun: Any) -> None:
+        """Makes uvicorn's scope, cycle and task for the request whose headers have been read, and gives them what is there of the body."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expect
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope["target"], scope["connection"] = self.url, self
+        scope |= {"headers": headers, "target": url, "connection": self, "begun": begun}
         super().on_headers_complete()
         scope["cycle"] = self.cycle  # its task has not begun yet
         if not self.parser.should_keep_alive():  # older uvicorns do not ask
             self.cycle.keep_alive = False
+        self.postponed = False
+        for part in self.parts:
+            super().on_body(part)
+        self.parts.clear()
 
     def on_body(self, body: bytes) -> None:
         self.received += len(body)
+        if self.postponed:
+            self.parts.append(body)
+            return
         super().on_body(body)
         if self.cycle.response_complete and self.received > MAX_DISCARDED_BYTES:
             self.transport.close()
@@ -139,7 +183,35 @@ class RestProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self.began, self.in_body, self.received = None, False, 0
+        if self.postponed and self._answer_at_once():
+            return
         super().on_message_complete()
+
+    def _answer_at_once(self) -> bool:
+        """Offers the request, which is there whole; False when uvicorn has it now."""
+        assert self.at_once is not None
+        body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        answer = self.at_once(self, self.parser.get_method().decode("ascii"), self.url, self.headers, body)
+        if not isinstance(answer, tuple):
+            self._give_to_uvicorn(answer)
+            return False
+        self.postponed = False
+        self.parts.clear()
+        self.answered = self.loop.time()
+        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        self.transport.write(message(self.server_state.default_headers, keep_alive, *answer))
+        if not keep_alive:
+            self.transport.close()
+        return True
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self.answered = self.loop.time()
+
+    def idle(self, now: float) -> bool:
+        """Whether the connection has been between two requests for too long."""
+        waiting = self.began is None and (self.cycle is None or self.cycle.response_complete)
+        return waiting and now - self.answered > KEEP_ALIVE_S
 
     def too_slow(
         self, now: float, header_timeout_s: float, body_timeout_s: float, crowded: bool = False
@@ -170,13 +242,13 @@ class RestProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.began = None
-        cycle = self.cycle
+        cycle = None if self.postponed else self.cycle
+        self.postponed = False
         if cycle is not None and not cycle.response_complete and not self.in_body:
             cycle.keep_alive = False  # what came before is whole: its answer, then the end
             self.parser = None  # type: ignore[assignment]
             return
-        begun = cycle is not None and cycle.response_started
-        if not begun or (cycle.response_complete and not self.in_body):
+        if cycle is None or not cycle.response_started or (cycle.response_complete and not self.in_body):
             body = error_body(message)
             head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
                 body
@@ -195,14 +267,8 @@ async def respond(scope: Any, status: int, headers: list[bytes], body: bytes) ->
     if cycle.disconnected or cycle.response_complete:
         return
     cycle.response_started, cycle.waiting_for_100_continue = True, False
-    lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % pair for pair in cycle.default_headers), *headers]
-    lines.append(b"content-length: %d\r\n" % len(body))
-    if not cycle.keep_alive:
-        lines.append(b"connection: close\r\n")
-    lines.append(b"\r\n")
-    if scope["method"] != "HEAD":
-        lines.append(body)
-    cycle.transport.write(b"".join(lines))
+    whole = message(cycle.default_headers, cycle.keep_alive, status, headers, body)
+    cycle.transport.write(whole[: -len(body)] if body and scope["method"] == "HEAD" else whole)
     cycle.response_complete = True
     cycle.message_event.set()
     if not cycle.keep_alive:
@@ -210,10 +276,20 @@ async def respond(scope: Any, status: int, headers: list[bytes], body: bytes) ->
     cycle.on_response()
 
 
-def error_body(message: str) -> bytes:
+def message(defaults: Headers, keep_alive: bool, status: int, headers: list[bytes], body: bytes) -> bytes:
+    """An answer as it goes over the wire."""
+    lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % pair for pair in defaults), *headers]
+    lines.append(b"content-length: %d\r\n" % len(body))
+    if not keep_alive:
+        lines.append(b"connection: close\r\n")
+    lines += (b"\r\n", body)
+    return b"".join(lines)
+
+
+def error_body(text: str) -> bytes:
     """The JSON of an error, laid out as the reference does."""
-    text = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogateescape")
-    return b'{\n    "error": ' + text + b"\n}"
+    quoted = json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    return b'{\n    "error": ' + quoted + b"\n}"
 
 
 class RestServer(uvicorn.Server):
@@ -227,6 +303,7 @@ class RestServer(uvicorn.Server):
         port: int,
         header_timeout_s: float,
         body_timeout_s: float,
+        at_once: AtOnce | None = None,
         max_connections: int = 0,
         budget: ByteBudget | None = None,
         tls: ssl.SSLContext | None = None,
@@ -237,7 +314,7 @@ class RestServer(uvicorn.Server):
         self._socket = _bind(address, port)
         config = Config(
             app,
-            http=functools.partial(RestProtocol, max_connections=max_connections),  # type: ignore[arg-type]
+            http=functools.partial(RestProtocol, at_once=at_once, max_connections=max_connections),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -247,7 +324,7 @@ class RestServer(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             backlog=_BACKLOG,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
         config.load()
         config.ssl = tls
@@ -290,6 +367,8 @@ class RestServer(uvicorn.Server):
                     connection.refuse(408, "The request took too long to arrive")
                 if connection.not_reading(now, self._timeouts[1]):
                     connection.transport.abort()
+                if connection.idle(now):
+                    connection.transport.close()
 
 
 def _bind(address: str, port: int) -> socket.socket:
