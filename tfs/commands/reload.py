@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tfs.commands import output, shared
+from tfs.errors import DeadlineExceeded
 
 
 def main(arguments: list[str]) -> int:
@@ -21,7 +22,13 @@ def _reload(arguments: list[str]) -> int:
     config = shared.read_config(given.config)
     names = [one.name for one in config.model_config_list.config]
     with shared.connect(given.server, given) as client:
-        client.reload(config.SerializeToString())
+        try:
+            client.reload(config.SerializeToString())
+        except DeadlineExceeded:
+            raise DeadlineExceeded(
+                f"not all new models were available within {given.timeout:g} s; the server goes on loading, "
+                "its log and tfs status tell what it waits for"
+            ) from None
     if given.json:
         output.say_json({"models": names})
     else:

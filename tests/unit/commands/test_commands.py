@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from client_server import Answering
 from support import free_port
 
 from tfs import cli
@@ -100,6 +102,26 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = run(capsys, "status", f"http://127.0.0.1:{free_port()}", "m")
     assert status == 1
     assert "UNAVAILABLE" in err
+
+
+def test_a_reload_that_takes_too_long(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = tmp_path / "models.config"
+    config.write_text("model_config_list {}")
+    server, done = Answering(), threading.Event()
+
+    def answer(method: str, request: bytes, context: object) -> bytes:
+        done.wait(20)
+        return b""
+
+    server.answer = answer
+    try:
+        status, _, err = run(capsys, "reload", server.target, str(config), "--timeout", "0.2")
+    finally:
+        done.set()
+        server.server.stop(None).wait()
+    assert status == 1
+    assert "not all new models were available within 0.2 s; the server goes on loading" in err
+    assert err.count("\n") == 1
 
 
 def test_models_of_a_directory_and_of_a_configuration(
