@@ -14,10 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 from models.made import made_models
 from support import Server, has_native_transport
 
 import tfs
+
+# How long an example takes is the machine's business.
+hypothesis_settings.register_profile("tfs", deadline=None)
+hypothesis_settings.load_profile("tfs")
 
 # --- models -------------------------------------------------------------------------------------------------------------------
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from dataclasses import dataclass, field
 
-from tfs import _fastpath, config, messages, servable
+from tfs import _fastpath, config, cores, messages, servable
 from tfs._fastpath import Engine, LoadedServable, Mailbox
 from tfs.batching import Batching
 from tfs.errors import Code, Internal, InvalidArgument, TfsError
@@ -130,7 +129,7 @@ class Parts:
         self.native = _fastpath.NativeServer(
             self.engine,
             addresses=addresses,
-            io_threads=settings.grpc_io_threads or len(os.sched_getaffinity(0)),
+            io_threads=settings.grpc_io_threads or cores.usable(),
             cold=list(methods),
             max_message_bytes=_MAX_MESSAGE_BYTES
             if settings.grpc_max_message_bytes < 0

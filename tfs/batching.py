@@ -13,7 +13,7 @@ import weakref
 from dataclasses import asdict
 from typing import Any, Final
 
-from tfs import config
+from tfs import config, cores
 from tfs._fastpath import BatchThreads, LoadedServable
 from tfs.config import BatchingParameters, LoadingOptions
 from tfs.errors import TfsError
@@ -53,7 +53,7 @@ class Batching:
         self._watcher: threading.Thread | None = None
         self.threads: BatchThreads | None = None
         if self._common is not None:
-            number = self._common.num_batch_threads or len(os.sched_getaffinity(0))
+            number = self._common.num_batch_threads or cores.usable()
             self.threads = BatchThreads(number, self._common.thread_pool_name or _DEFAULT_POOL_NAME)
 
     def configure(self, servable: LoadedServable, directory: str) -> None:

@@ -150,7 +150,7 @@ class Flags:
         0,
         "int64",
         SESSION,
-        "Threads both inside and across ops, unless set separately; 0 lets TensorFlow choose.",
+        "Threads both inside and across ops, unless set separately; 0: see --tensorflow_intra_op_parallelism.",
     )
     tensorflow_session_config_file: str = _flag(
         "",
@@ -159,7 +159,10 @@ class Flags:
         "Text file with a ConfigProto. Thread counts and GPU memory fraction in it give way to the flags.",
     )
     tensorflow_intra_op_parallelism: int = _flag(
-        0, "int64", SESSION, "Threads inside one op; 0 lets TensorFlow choose."
+        0,
+        "int64",
+        SESSION,
+        "Threads inside one op; 0: 1 on one or two processors, as many as a container's quota grants, else TensorFlow's choice.",
     )
     tensorflow_inter_op_parallelism: int = _flag(
         0, "int64", SESSION, "Threads across ops; 0 lets TensorFlow choose."

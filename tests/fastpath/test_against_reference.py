@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tfs import _fastpath, errors, messages
 
 pytestmark = pytest.mark.usefixtures("fake_tensors")
-relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=200)
+relaxed = settings(suppress_health_check=list(HealthCheck), max_examples=200)
 FLOATS = {1: "<u4", 2: "<u8", 8: "<u4", 18: "<u8"}
 EXPONENT = {"<u4": (0x7F800000, 0x007FFFFF, 0x7FC00000), "<u8": (0x7FF << 52, (1 << 52) - 1, 0x7FF8 << 48)}
 

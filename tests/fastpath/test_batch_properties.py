@@ -170,7 +170,7 @@ def _runtime() -> None:
     _fastpath.fake_runtime()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(parameters(), st.lists(OPERATIONS, max_size=60))
 def test_whatever_comes(chosen: dict[str, Any], operations: list[tuple[Any, ...]]) -> None:
     alive = _fastpath.fake_counts()["alive"]

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from tfs import _fastpath, errors
 
 pytestmark = pytest.mark.usefixtures("fake_tensors")
-relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=300)
+relaxed = settings(suppress_health_check=list(HealthCheck), max_examples=300)
 CORPUS = Path(__file__).parent / "corpus_json"
 STORAGE = {1: "<f4", 2: "<f8", 19: "<f2"}
 WIDTHS = {

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What the composition root may use.
 EVERYTHING = {
-    "logs", "transport", "service", "lifecycle", "servable", "core", "config", "messages", "errors", "metrics",
+    "logs", "machine", "transport", "service", "lifecycle", "servable", "core", "config", "messages", "errors", "metrics",
 }  # fmt: skip
 
 # Layer by layer from the bottom; a module may import its own layer and those named beside it.  First match wins.
@@ -26,11 +26,12 @@ LAYERS: list[tuple[str, str, set[str]]] = [
     ("tfs._fastpath", "core", {"errors"}),
     ("tfs.metrics", "metrics", {"errors", "core"}),
     ("tfs.messages", "messages", set()),
+    ("tfs.cores", "machine", set()),
     ("tfs.flags", "flags", set()),
     ("tfs.command_line", "command line", {"flags"}),
     ("tfs.lifecycle.files", "files", {"errors"}),
-    ("tfs.config", "config", {"flags", "files", "messages", "errors"}),
-    ("tfs.servable", "servable", {"core", "config", "messages", "errors"}),
+    ("tfs.config", "config", {"flags", "files", "machine", "messages", "errors"}),
+    ("tfs.servable", "servable", {"core", "config", "machine", "messages", "errors"}),
     ("tfs.lifecycle", "lifecycle", {"servable", "core", "files", "config", "messages", "errors"}),
     ("tfs.service", "service", {"lifecycle", "servable", "core", "messages", "errors", "metrics"}),
     ("tfs.transport", "transport", {"service", "lifecycle", "core", "messages", "errors", "metrics"}),

@@ -25,7 +25,6 @@ def generated() -> list[bytes]:
     @settings(
         max_examples=800,
         derandomize=True,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

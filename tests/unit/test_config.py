@@ -202,8 +202,29 @@ def session_config(**values: Any) -> messages.ConfigProto:
     return messages.ConfigProto.FromString(settings(**values).session_config())
 
 
+@pytest.fixture(autouse=True)
+def many_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that expectations do not depend on the machine."""
+    monkeypatch.setattr("tfs.cores.usable", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
+
+
 def test_session_config_of_defaults_is_empty() -> None:
     assert settings().session_config() == b""
+
+
+@pytest.mark.parametrize(
+    ("usable", "seen", "threads"), [(1, 1, 1), (2, 2, 1), (2, 64, 1), (3, 64, 3), (16, 64, 16), (64, 64, 0)]
+)
+def test_threads_inside_ops_where_no_flag_says(
+    monkeypatch: pytest.MonkeyPatch, usable: int, seen: int, threads: int
+) -> None:
+    monkeypatch.setattr("tfs.cores.usable", lambda: usable)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(seen)))
+    assert session_config().intra_op_parallelism_threads == threads
+    asked = session_config(tensorflow_inter_op_parallelism=5)
+    assert (asked.intra_op_parallelism_threads, asked.inter_op_parallelism_threads) == (0, 5)
+    assert session_config(tensorflow_intra_op_parallelism=7).intra_op_parallelism_threads == 7
 
 
 def test_session_config_of_flags() -> None:

@@ -328,7 +328,7 @@ class History:
 
 
 @pytest.mark.parametrize("policy", list(POLICIES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(history=st.lists(events, max_size=40))
 def test_any_history(policy: str, history: list[tuple[str, object, object]]) -> None:
     story = History(policy)
