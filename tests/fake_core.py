@@ -54,8 +54,11 @@ class FakeServable:
     version: int = 1
     signature_defs: dict[str, bytes] = field(default_factory=dict)
     unions: list[list[str]] = field(default_factory=list)
+    most_unions: int = 16
 
-    def define_union(self, signatures: list[str]) -> str:
+    def define_union(self, signatures: list[str]) -> str | None:
+        if len(self.unions) == self.most_unions:
+            return None
         self.unions.append(list(signatures))
         return "union:" + "+".join(signatures)
 

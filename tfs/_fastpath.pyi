@@ -37,6 +37,13 @@ def json_excerpt(body: bytes) -> str:
     """The value of a body that `json_bounds` has passed, as the reference's messages show it (cut after 256 bytes or so); bytes that
     are no text are surrogates. Any thread."""
 
+def take_examples(body: bytes) -> tuple[bytes, bytes, int]:
+    """A serialized request whose field 2 is an Input -> (its other fields, its Examples, how many). The Examples are the `string_val`
+    fields of a TensorProto, each with the context before it. Works without the GIL. Any thread.
+
+    Raises Internal with the reference's empty text when the bytes are no such request, InvalidArgument when the context, once for each
+    Example, would be more than 256 MiB."""
+
 # Histogram: (count per bucket, not cumulative, the last one is +Inf; sum; number of samples).
 _Histogram: TypeAlias = tuple[list[int], float, int]
 
@@ -107,9 +114,12 @@ class LoadedServable:
     @property
     def warnings(self) -> list[str]:
         """What a user should know about the graph (py_function, variables nobody restores, healed variables)."""
-    def define_union(self, signatures: Sequence[str]) -> str:
+    def define_union(self, signatures: Sequence[str]) -> str | None:
         """Makes (once) a hidden signature that feeds the distinct input tensors and fetches the distinct output tensors of
-        `signatures` in one run; returns its name, to be used as signature_name. Aliases are tensor names ("node:0"). Any thread."""
+        `signatures` in one run; returns its name, to be used as signature_name. Aliases are tensor names ("node:0"). Any thread.
+
+        None when the version has its 16 already: TensorFlow never forgets what it made for one. Raises InvalidArgument for an unknown
+        signature, FailedPrecondition after `close`."""
     def enable_batching(self, threads: BatchThreads, **parameters: Any) -> None:
         """Before publishing: calls are joined to batches that `threads` run. Fields of BatchingParameters, None = the reference's
         default; `num_batch_threads` and `thread_pool_name` are not looked at. Raises InvalidArgument with the reference's texts."""

@@ -5,6 +5,7 @@ Owns: behaviour of one call at a time.  Threads against each other are in test_e
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -486,6 +487,15 @@ def test_union_of_signatures(bench: Bench) -> None:
     assert sorted(outputs.aliases) == ["out:0", "out:1"]
     with pytest.raises(errors.InvalidArgument, match="not found in model graph: none"):
         servable.define_union(["none"])
+
+
+def test_unions_are_capped(bench: Bench) -> None:
+    """Clients choose the sets of signatures, and TensorFlow keeps an executor for each."""
+    servable = bench.engine.resolve("m", 7, None)
+    pairs = list(itertools.combinations(sorted(bench.signatures), 2))[:20]
+    made = [servable.define_union(pair) for pair in pairs]
+    assert [name is not None for name in made] == [True] * 16 + [False] * 4
+    assert servable.define_union(pairs[3]) == made[3], "those that exist go on"
 
 
 @pytest.mark.parametrize(

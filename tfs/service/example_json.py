@@ -28,6 +28,8 @@ _SPACE: Final = re.compile(r"[ \t\n\v\f\r]+")
 _INT64_MIN: Final = -(1 << 63)
 _INT64_MAX: Final = (1 << 63) - 1
 _UINT64_MAX: Final = (1 << 64) - 1
+# What a context may add up to, once for each Example; as for gRPC.
+MAX_CONTEXT_BYTES: Final = 256 << 20
 # Numbers that the reference reads and Python's json does not: its NaN, half read, may go on as Inf, and a fraction or exponent makes
 # it forget the word (`NaN.5` is 0.5). Strings are matched first, so nothing inside one is touched.
 _ODD_NUMBERS: Final = re.compile(
@@ -70,6 +72,10 @@ def decode(body: bytes) -> Body:
         raise InvalidArgument(f"{_value(body)} Expecting 'examples' value to be an list/array")
     if not examples:
         raise InvalidArgument(f"{_value(body)} 'examples' value is an empty array")
+    if len(context) * len(examples) > MAX_CONTEXT_BYTES:
+        raise InvalidArgument(
+            f"{len(examples)} Examples with a context of {len(context)} bytes are more than {MAX_CONTEXT_BYTES} bytes together"
+        )
     return Body(signature, [context + _example(one) for one in examples])
 
 

@@ -87,8 +87,8 @@ def check_regress(signature: Any, check_method: bool) -> list[str]:
     return ["outputs"]
 
 
-def classifications(tensors: Tensors, wanted: list[str], examples: int) -> Any:
-    """A ClassificationResult of `examples` rows from the tensors in `wanted`; raises InvalidArgument."""
+def classifications(result: Any, tensors: Tensors, wanted: list[str], examples: int) -> None:
+    """Fills a ClassificationResult with `examples` rows from the tensors in `wanted`; raises InvalidArgument."""
     labels: list[list[str]] | None = None
     scores: list[list[float]] | None = None
     columns: dict[str, int] = {}
@@ -115,7 +115,7 @@ def classifications(tensors: Tensors, wanted: list[str], examples: int) -> Any:
             "Tensors class and score should match in dim_size(1). "
             f"Got {columns['classes']} vs. {columns['scores']}"
         )
-    result = messages.ClassificationResult()
+    result.SetInParent()
     for row in range(examples):
         classes = result.classifications.add().classes
         for column in range(next(iter(columns.values()))):
@@ -124,11 +124,10 @@ def classifications(tensors: Tensors, wanted: list[str], examples: int) -> Any:
                 one.label = labels[row][column]
             if scores is not None:
                 one.score = scores[row][column]
-    return result
 
 
-def regressions(tensors: Tensors, examples: int) -> Any:
-    """A RegressionResult of `examples` rows from the tensor `outputs`; raises InvalidArgument."""
+def regressions(result: Any, tensors: Tensors, examples: int) -> None:
+    """Fills a RegressionResult with `examples` rows from the tensor `outputs`; raises InvalidArgument."""
     shape = tensors.shape("outputs")
     if len(shape) != 1 and not (len(shape) == 2 and shape[1] == 1):
         raise InvalidArgument(
@@ -138,10 +137,9 @@ def regressions(tensors: Tensors, examples: int) -> Any:
         raise InvalidArgument(f"Input batch size did not match output batch size: {examples} vs. {shape[0]}")
     if tensors.dtype("outputs") != _DT_FLOAT:
         raise InvalidArgument(f"Expected output Tensor of DT_FLOAT.  Got: {_name(tensors.dtype('outputs'))}")
-    result = messages.RegressionResult()
+    result.SetInParent()
     for value in np.frombuffer(tensors.numbers("outputs"), "<f4").tolist():
         result.regressions.add().value = value
-    return result
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -1,6 +1,6 @@
 """The top level of a protobuf message, read without decoding what is inside.
 
-Owns: splitting serialized bytes into fields.  Used where a payload must stay the bytes that the client sent (Examples).
+Owns: splitting serialized bytes into fields, and the head of a field.  Used where a payload must stay the bytes that the client sent (Examples).
 Knows nothing of any message.  Input is untrusted: every length is checked, a fault is a ValueError.
 """
 
@@ -25,6 +25,16 @@ def fields(data: bytes) -> Iterator[tuple[int, bytes]]:
             raise ValueError("a length runs past the end of the message")
         yield tag >> 3, data[at : at + size]
         at += size
+
+
+def head(number: int, size: int) -> bytes:
+    """What stands before `size` bytes of field `number` (1 to 15)."""
+    out = bytearray([number << 3 | _BYTES])
+    while size > 0x7F:
+        out.append(size & 0x7F | 0x80)
+        size >>= 7
+    out.append(size)
+    return bytes(out)
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from tfs import messages
 from tfs._fastpath import ENTRY_REST, METHOD_CLASSIFY, METHOD_OTHER, METHOD_REGRESS, Engine, Mailbox, Ticket
 from tfs.errors import Code, TfsError
 from tfs.service import example_json
-from tfs.service.examples import ExampleService
+from tfs.service.examples import Examples, ExampleService, pack
 from tfs.service.metadata import MetadataService
 from tfs.service.model import ModelService
 from tfs.service.waiting import Late
@@ -287,18 +287,22 @@ class RestApp:
     async def _by_example(self, route: Route, body: bytes) -> bytes:
         """Classify or regress: JSON -> Examples -> one run -> JSON."""
         if len(body) < _THREAD_BYTES:
-            decoded = example_json.decode(body)
+            signature_name, examples = _taken_apart(body)
         else:  # some microseconds per feature
-            decoded = await asyncio.to_thread(example_json.decode, body)
-        spec = messages.ModelSpec(name=_text(route.model), signature_name=decoded.signature_name)
+            signature_name, examples = await asyncio.to_thread(_taken_apart, body)
+        spec = messages.ModelSpec(name=_text(route.model), signature_name=signature_name)
         if route.version is not None:
             spec.version.value = route.version
         elif route.label is not None:
             spec.version_label = _text(route.label)
-        response = await self._examples.single(
-            _METHODS[route.action], spec, decoded.examples, self._timeout_ns, ENTRY_REST
+        return await self._examples.single(
+            _METHODS[route.action],
+            spec,
+            examples,
+            self._timeout_ns,
+            ENTRY_REST,
+            example_json.ENCODERS[route.action],
         )
-        return example_json.ENCODERS[route.action](response)
 
     def _count(self, model: str, method: int, code: Code, started_ns: int) -> None:
         self._engine.count_request(model, method, ENTRY_REST, int(code), time.monotonic_ns() - started_ns)
@@ -346,6 +350,12 @@ class RestApp:
                 f"No room for the request: the bodies being received and served exceed {self.budget.limit} bytes "
                 "(--max_held_request_bytes)",
             )
+
+
+def _taken_apart(body: bytes) -> tuple[str, Examples]:
+    """Signature name and Examples of a body of classify or regress."""
+    decoded = example_json.decode(body)
+    return decoded.signature_name, pack(decoded.examples)
 
 
 def _too_large(limit: int) -> _Refused:
