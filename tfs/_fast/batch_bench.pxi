@@ -2,7 +2,7 @@
 #
 # Owns: _bench_batcher.  Must not know: more than the seams of the batch parts.
 # Strategy: each producer thread keeps its share of calls in flight: it submits what came back, checks that every answer holds its own
-# value, and sleeps when nothing came back (until half of its calls are).  The session copies one float per row.
+# value, and sleeps when nothing came back (until all of its calls are).  The session copies one float per row.
 # `cancel_every` n > 0: each n-th call is cancelled right after it was submitted, so that answers race.
 
 from posix.unistd cimport usleep
@@ -126,8 +126,9 @@ cdef void bench_batch_check(BenchProducer* producer, Call* call) noexcept nogil:
 
 
 cdef void bench_batch_sleep(BenchProducer* producer, int64_t flying) noexcept nogil:
-    """Until half of the calls in flight are back: the cost of waking is the producer's, not the batcher's."""
-    cdef int32_t need = <int32_t>(flying + 1) // 2
+    """Until all calls in flight are back: the cost of waking is the producer's, not the batcher's, and eight producers of eight calls
+    each would otherwise be woken for every four."""
+    cdef int32_t need = <int32_t>flying
     pthread_mutex_lock(&producer.lock)
     atomic_store32(&producer.need, need)
     atomic_fence()
