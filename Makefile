@@ -89,10 +89,10 @@ wheel: $(STAMPS)/run ## Build dist/: the source archive and a wheel that carries
 docs: $(STAMPS)/test ## Build the documentation into site/; a warning is an error
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
-bench: build $(STAMPS)/bench ## Measure everything (a quarter of an hour on an idle machine) and write bench/REPORT.md
+bench: build $(STAMPS)/bench bench/.cache/installed ## Measure everything (a quarter of an hour on an idle machine) and write bench/REPORT.md
 	@$(PY) -m bench all
 
-bench-quick: build $(STAMPS)/bench ## The same in two minutes, with fewer rounds and rows
+bench-quick: build $(STAMPS)/bench bench/.cache/installed ## The same in two minutes, with fewer rounds and rows
 	@$(PY) -m bench --quick all
 
 clean: ## Remove what was built and downloaded, .venv and example models included
@@ -126,6 +126,16 @@ $(STAMPS)/test: $(STAMPS)/run tools/system_packages.sh
 $(STAMPS)/bench: $(STAMPS)/test
 	@tools/system_packages.sh $(PYTHON) build test bench
 	@$(PIP) install $(QUIETLY) --group bench
+	@touch $@
+
+# What must not share the environment: Triton's perf_analyzer with the CUDA runtime that it is linked to (no GPU is used), and LitServe
+# with its own versions of half of everything.  The bench reports what is not there as missing, and why.
+bench/.cache/installed: | $(STAMPS)/bench
+	@mkdir -p $(@D)
+	@tools/system_packages.sh $(PYTHON) perf_analyzer
+	@$(PIP) install --upgrade --no-deps --target $(@D)/perf_analyzer tritonclient==2.51.0 'nvidia-cuda-runtime-cu12<13' \
+	    || echo "no tritonclient for this machine: the bench does without perf_analyzer"
+	@$(PIP) install --upgrade --target $(@D)/litserve 'litserve>=0.2.16' || echo "no LitServe: the bench does without it"
 	@touch $@
 
 $(STAMPS)/build: $(CORE) setup.py | $(STAMPS)/run

@@ -9,16 +9,17 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bench import loads
 from bench.compare import compare
-from bench.registry import EFFORTS, IN_ALL, IN_QUICK, QUICK, SUITES
+from bench.registry import IN_QUICK, SUITES, effort_of
 from bench.runner import RESULTS, save
 
 
-def measure(names: Sequence[str], quick: bool) -> int:
+def measure(names: Sequence[str], quick: bool, one_of_many: bool) -> int:
     """Runs the suites one after the other and writes a result file for each; 1 when one of them failed."""
     missing = loads.tools_missing()
     if missing:
@@ -29,7 +30,7 @@ def measure(names: Sequence[str], quick: bool) -> int:
         return 1
     failed = []
     for name in names:
-        effort = QUICK if quick else EFFORTS[name]
+        effort = effort_of(name, quick=quick, one_of_many=one_of_many)
         started = time.monotonic()
         try:
             rows = SUITES[name](effort)
@@ -38,9 +39,7 @@ def measure(names: Sequence[str], quick: bool) -> int:
             failed.append(name)
             continue
         seconds = time.monotonic() - started
-        path = save(
-            name, rows, rounds=effort.rounds, seconds=effort.seconds, quick=quick, took_s=round(seconds, 1)
-        )
+        path = save(name, rows, **asdict(effort), took_s=round(seconds, 1))
         print(
             f"{name}: {seconds:.0f} s, {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}"
         )
@@ -54,10 +53,10 @@ def line(row: dict[str, Any]) -> str:
     if "missing" in row:
         return f"{row['target']:20} missing: {row['missing']}"
     if "figures" in row:
-        return f"{row['workload']:20} {row['figures']}"
+        return f"{row['workload']:14} {row['target']:20} {row.get('face', ''):4} {row['figures']}"
     parts = [
         f"{row.get(key, ''):{width}}"
-        for key, width in (("workload", 14), ("target", 20), ("face", 4), ("encoding", 7))
+        for key, width in (("workload", 14), ("target", 20), ("face", 4), ("encoding", 7), ("generator", 0))
     ]
     if "connections" in row:
         parts.append(f"{row['connections']:3} x {row['streams']:<3}")
@@ -83,7 +82,7 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds, fewer rows: two minutes in all")
     commands = parser.add_subparsers(dest="command", required=True, metavar="NAME")
-    commands.add_parser("all", help="every suite but soak, then the report")
+    commands.add_parser("all", help="every suite, then the report")
     commands.add_parser("report", help="write bench/REPORT.md and its pictures from bench/results")
     both = commands.add_parser("compare", help="ratios of two result files, with confidence intervals")
     both.add_argument("before", type=Path)
@@ -101,9 +100,9 @@ def main() -> int:
         return 0
     status = 0
     if arguments.command != "report":
-        every = IN_QUICK if arguments.quick else IN_ALL
-        names = every if arguments.command == "all" else [arguments.command]
-        status = measure(names, arguments.quick)
+        every = IN_QUICK if arguments.quick else list(SUITES)
+        one_of_many = arguments.command == "all"
+        status = measure(every if one_of_many else [arguments.command], arguments.quick, one_of_many)
     if arguments.command in ("all", "report"):
         from bench.report import write
 

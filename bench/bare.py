@@ -14,12 +14,11 @@ import sys
 from pathlib import Path
 
 from bench import workloads
-from bench.runner import ROOT
+from bench.runner import CACHE, ROOT
 from bench.workloads import Workload
 from tfs import messages
 
 RIVALS = ROOT / "bench" / "rivals"
-CACHE = ROOT / "bench" / ".cache"
 
 
 def load(model: str) -> dict[str, float]:

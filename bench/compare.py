@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 4000
-KEY = ("model", "workload", "target", "face", "encoding", "connections", "streams", "rate")
+KEY = ("model", "workload", "target", "face", "encoding", "connections", "streams", "rate", "generator")
 # measure -> whether less of it is better
 MEASURES = {
     "cpu_us": True,

@@ -33,7 +33,7 @@ from typing import Protocol
 import numpy as np
 
 PR_SET_TIMERSLACK = 29  # from linux/prctl.h
-GRACE_S = 5.0  # how long answers are waited for after the last arrival
+GRACE_S = 2.0  # how long answers are waited for after the last arrival
 RECEIVE = 1 << 18
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8

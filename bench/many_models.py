@@ -1,21 +1,25 @@
 """Two hundred models in one config file: how long until all serve, and what polling their unchanged directories costs.
 
-    python -m bench.many_models [--models=200] [--idle=20]
-
 Target of issue E: all AVAILABLE in <= 8 s, one process, the idle server's CPU (poll period one second) < 1 % of a core.
-Writes bench/results/many_models.json.
+Owns: the row of the suite `many_models`.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from bench.runner import Launch, Process, family, free_port, save
+from bench.runner import Launch, Process, family, free_port
+from bench.suites import Effort, Row
 from bench.versions import CNN, publish, states
+
+MODELS = 200
+IDLE_S = 20.0
+IDLE_SHORT_S = 8.0
+SETTLE_S = 2.0  # the last of the start-up work
+LONGEST_START_S = 8.0
 
 
 def config_of(names: list[str], directory: Path) -> str:
@@ -26,12 +30,10 @@ def config_of(names: list[str], directory: Path) -> str:
     return f"model_config_list {{\n{models}}}\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Many models in one process.")
-    parser.add_argument("--models", type=int, default=200)
-    parser.add_argument("--idle", type=float, default=20, help="seconds to watch the idle server")
-    arguments = parser.parse_args()
-    names = [f"m{number}" for number in range(arguments.models)]
+def many_models(effort: Effort) -> list[Row]:
+    """Two hundred models in one process: time until all serve, and the CPU of polling them once a second."""
+    names = [f"m{number}" for number in range(MODELS // 4 if effort.quick else MODELS)]
+    idle_s = IDLE_SHORT_S if effort.short or effort.quick else IDLE_S
     with tempfile.TemporaryDirectory(prefix="bench-many-") as temporary:
         directory = Path(temporary)
         for name in names:
@@ -43,27 +45,18 @@ def main() -> int:
         flags += [f"--port={ports['grpc']}", f"--rest_api_port={ports['rest']}", "--bind_address=127.0.0.1"]
         with Process(Launch("tfs", [sys.executable, "-m", "tfs", "serve", *flags], ports)) as process:
             available = sum(states(ports["rest"], name) == {1: "AVAILABLE"} for name in names)
-            time.sleep(2)  # the last of the start-up work
+            time.sleep(SETTLE_S)
             before, started = process.cpu_s(), time.monotonic()
-            time.sleep(arguments.idle)
+            time.sleep(idle_s)
             idle_share = (process.cpu_s() - before) / (time.monotonic() - started)
-            row = {
-                "name": "many_models",
-                "models": arguments.models,
+            figures = {
+                "models": len(names),
                 "available": available,
                 "start_s": process.start_s,
+                "watched_s": idle_s,
                 "idle_cpu_percent": 100 * idle_share,
                 "rss_mb": process.rss_mb(),
                 "processes": len(family(process.pid)),
             }
-    reached = available == arguments.models and row["start_s"] <= 8 and idle_share < 0.01
-    print(
-        f"{available} of {arguments.models} models serve {row['start_s']:.2f} s after the start; idle {100 * idle_share:.2f} % "
-        f"of a core; {row['rss_mb']:.0f} MB: {'reached' if reached else 'MISSED'}"
-    )
-    print(save("many_models", [{**row, "reached": reached}]))
-    return 0 if reached else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    reached = available == len(names) and process.start_s <= LONGEST_START_S and idle_share < 0.01
+    return [{"workload": "cnn", "target": "tfs-native", "figures": figures, "reached": reached}]

@@ -1,8 +1,7 @@
 """The table of benches: name -> what measures it, and how much of it.
 
-Owns: the names on the command line and in bench/results.  `python -m bench all` runs IN_ALL in this order (IN_QUICK with --quick);
-the others take too long for it and are run by name.  The life-cycle benches (swap, many_models, reload_memory) are commands of
-their own: `python -m bench.swap`.
+Owns: the names on the command line and in bench/results.  `python -m bench all` runs all of them in this order (IN_QUICK with --quick),
+short: what would take minutes is cut, and its rows say by how much.  By name a suite is run whole.
 """
 
 from __future__ import annotations
@@ -11,13 +10,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
-from bench import stress, suites
+from bench import batches, many_models, perf_analyzer, reload_memory, stress, suites, swap
 from bench.runner import ROOT
 from bench.suites import Effort, Row
 
-FULL = Effort(5, 1.5)
+FULL = Effort(5, 1.0)
 BRIEF = Effort(3, 0.7)
+THIN = Effort(2, 0.7)  # many rows, for pictures
 QUICK = Effort(2, 0.5, quick=True)
 
 
@@ -48,11 +49,16 @@ SUITES: dict[str, Callable[[Effort], list[Row]]] = {
     "engine": micro("engine"),
     "client": micro("client"),
     "profile": micro("profile"),
-    "batching": stress.batching,
-    "poison": stress.poison,
+    "perf_analyzer": perf_analyzer.perf_analyzer,
+    "batching": batches.batching,
+    "batch_latency": batches.batch_latency,
+    "poison": batches.poison,
     "isolation": stress.isolation,
     "large": stress.large,
     "connections": stress.connections,
+    "swap": swap.swap,
+    "many_models": many_models.many_models,
+    "reload_memory": reload_memory.reload_memory,
     "soak": stress.soak,
 }
 EFFORTS = dict.fromkeys(SUITES, BRIEF) | {
@@ -62,6 +68,14 @@ EFFORTS = dict.fromkeys(SUITES, BRIEF) | {
     "batcher": FULL,
     "json_codec": FULL,
     "engine": FULL,
+    "concurrency": THIN,
+    "latency": THIN,
+    "payload": THIN,
+    "batch_size": THIN,
+    "batch_latency": THIN,
 }
-IN_ALL = [name for name in SUITES if name != "soak"]
 IN_QUICK = ["start", "transport", "rest", "payload", "codec", "json_codec", "engine", "large"]
+
+
+def effort_of(name: str, *, quick: bool, one_of_many: bool) -> Effort:
+    return replace(QUICK if quick else EFFORTS[name], short=one_of_many)

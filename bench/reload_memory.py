@@ -1,34 +1,50 @@
 """Memory given back: 500 times load and unload a 50 MB model while calls go on.
 
-    python -m bench.reload_memory [--cycles=500]
-
-A cycle adds version v+1 and removes v by a configuration reload (poll at once, so a cycle is not a poll period). The resident set
-after the first 20 cycles (allocators have settled) is compared with the one at the end. Target of issue E: <= +2 %.
-Writes bench/results/reload_memory.json.
+A cycle adds version v+1 and removes v by a configuration reload (poll at once, so a cycle is not a poll period).  The resident set
+after the first cycles (allocators have settled) is compared with the one at the end.  Target of issue E: <= +2 %.
+Owns: the row of the suite `reload_memory`.
 """
 
 from __future__ import annotations
 
-import argparse
+import hashlib
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from bench.runner import ROOT, Process, save
+from bench.runner import CACHE, ROOT, Process
+from bench.suites import Effort, Row
 from bench.swap import under_load
 from bench.targets import tfs
 from bench.versions import wait_states
 from tfs import messages
 
 MODEL = "plus"
+CYCLES = 500
+CYCLES_SHORT = 150
+CYCLES_QUICK = 40
 SETTLE = 20
+RATE = 50  # calls per second
+MOST_GROWTH_PERCENT = 2
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+
+
+def heavy() -> Path:
+    """The model of 50 MB, made on first use: that imports TensorFlow, in a process of its own."""
+    script = ROOT / "bench" / "heavy_model.py"
+    model = CACHE / f"heavy-{hashlib.sha256(script.read_bytes()).hexdigest()[:16]}"
+    if not model.exists():
+        fresh = model.with_name(f"{model.name}.{os.getpid()}")
+        command = [sys.executable, "-m", "bench.heavy_model", str(fresh)]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+        fresh.rename(model)
+    return model
 
 
 def reload(channel: grpc.Channel, base: Path, version: int) -> None:
@@ -39,73 +55,53 @@ def reload(channel: grpc.Channel, base: Path, version: int) -> None:
     channel.unary_unary(RELOAD)(request.SerializeToString(), timeout=60)
 
 
-def cycles(process: Process, base: Path, count: int) -> list[float]:
+def cycles(process: Process, base: Path, model: Path, count: int) -> list[float]:
     """Resident megabytes after each cycle. All versions are one directory: odd numbers only, as bench.steady expects of `+ 1`."""
     resident = []
     port, rest_port = process.launch.ports["grpc"], process.launch.ports["rest"]
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         for number in range(count):
             old, new = 2 * number + 1, 2 * number + 3
-            (base / str(new)).symlink_to(base.parent / "heavy")
+            (base / str(new)).symlink_to(model)
             reload(channel, base, new)
-            wait_states(rest_port, MODEL, lambda s, v=old: s.get(v) == "END", f"version {old} to end")
+            wait_states(
+                rest_port, MODEL, lambda s, v=old: s.get(v) == "END", f"version {old} to end", pause_s=0.02
+            )
             (base / str(old)).unlink()
             resident.append(process.rss_mb())
     return resident
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Memory over many reloads.")
-    parser.add_argument("--cycles", type=int, default=500)
-    parser.add_argument("--rate", type=float, default=50, help="calls per second")
-    parser.add_argument("--transport", choices=["native", "grpcio"], default=None)
-    arguments = parser.parse_args()
-    transport = arguments.transport or ("grpcio" if tfs.native_missing() else "native")
+def reload_memory(effort: Effort) -> list[Row]:
+    """Resident memory over many loads and unloads of a 50 MB model under load."""
+    count = CYCLES_QUICK if effort.quick else CYCLES_SHORT if effort.short else CYCLES
+    transport = "grpcio" if tfs.native_missing() else "native"
     with tempfile.TemporaryDirectory(prefix="bench-memory-") as temporary:
         base = Path(temporary) / MODEL
         base.mkdir()
-        heavy = Path(temporary) / "heavy"
-        subprocess.run([sys.executable, "-m", "bench.heavy_model", str(heavy)], cwd=ROOT, check=True)
-        (base / "1").symlink_to(heavy)
-        launch = tfs.command(MODEL, base, transport, "--file_system_poll_wait_seconds=1")
+        model = heavy()
+        (base / "1").symlink_to(model)
         resident: list[float] = []
-        started = time.monotonic()
-        with Process(launch) as process:
-            port = process.launch.ports["grpc"]
+        with Process(tfs.command(MODEL, base, transport, "--file_system_poll_wait_seconds=1")) as process:
             calls = under_load(
-                port,
-                "grpc",
-                arguments.rate,
-                lambda: resident.extend(cycles(process, base, arguments.cycles)),
-            )
-    row = judge(resident, calls, time.monotonic() - started)
-    print(
-        f"{len(resident)} cycles in {row['seconds']:.0f} s: {row['settled_mb']:.0f} MB, then {row['end_mb']:.0f} MB "
-        f"({row['growth_percent']:+.2f} %); {calls['sent']} calls, {calls['failed']} failed, {calls['wrong']} wrong: "
-        f"{'reached' if row['reached'] else 'MISSED'}"
-    )
-    print(save("reload_memory", [row], transport=transport))
-    return 0 if row["reached"] else 1
+                process, ["grpc"], RATE, lambda: resident.extend(cycles(process, base, model, count))
+            )["grpc"]
+    return [
+        {"workload": "plus, 50 MB", "target": f"tfs-{transport}", "face": "grpc", **judge(resident, calls)}
+    ]
 
 
-def judge(resident: list[float], calls: dict[str, Any], seconds: float) -> dict[str, Any]:
+def judge(resident: list[float], calls: dict[str, Any]) -> Row:
     """Medians of ten cycles at each end, because a cycle may be caught with two versions in memory."""
-    settled = statistics.median(resident[SETTLE : SETTLE + 10] or resident)
+    settled = statistics.median(resident[SETTLE : SETTLE + 10])
     end = statistics.median(resident[-10:])
     growth = 100 * (end / settled - 1)
     return {
-        "name": "reload_memory",
-        "cycles": len(resident),
-        "seconds": seconds,
-        "settled_mb": settled,
-        "end_mb": end,
-        "growth_percent": growth,
-        "peak_mb": max(resident),
+        "figures": {
+            "cycles": len(resident), "settled_mb": settled, "end_mb": end, "peak_mb": max(resident), "growth_percent": growth,
+            "sent": calls["sent"], "failed": calls["failed"], "wrong": calls["wrong"],
+        },
         "resident_mb": resident,
-        "calls": calls,
-        "reached": growth <= 2 and not calls["failed"] and not calls["wrong"],
-    }
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        "errors": calls["errors"],
+        "reached": growth <= MOST_GROWTH_PERCENT and not calls["failed"] and not calls["wrong"],
+    }  # fmt: skip

@@ -16,6 +16,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench.figures import table
 from bench.profile import STAGES, WAITING
@@ -32,6 +33,7 @@ COLOURS = {
     "uvicorn-constant": "#8c959f",
     "grpcio-tensorflow": "#d1242f",
     "fastapi-tensorflow": "#bf8700",
+    "litserve-tensorflow": "#bc4c00",
     "tensorflow-serving": "#1a7f37",
     "bare": "#57606a",
 }
@@ -61,12 +63,16 @@ def write(directory: Path) -> Path:
         rows = measured(results, suite)
         if not rows:
             continue
-        parts.append(f"## {title}\n\n{(SUITES[suite].__doc__ or '').strip()}\n")
+        parts.append(section(suite, title))
         if draw is not None:
             draw(rows, pictures / f"{suite}.png")
             parts.append(f"![{title}](pictures/{suite}.png)\n")
         parts.append(rows_table(rows))
     parts += profile_section(results, pictures)
+    for suite, title in NUMBERS:
+        rows = [row for row in results.get(suite, {}).get("rows", []) if "figures" in row]
+        if rows:
+            parts += [section(suite, title), numbers_table(rows)]
     parts.append(missing_section(results))
     path = directory.parent / "REPORT.md"
     path.write_text("\n".join(parts))
@@ -102,12 +108,39 @@ def figures_section(results: Results) -> str:
     )
 
 
+def section(suite: str, title: str) -> str:
+    said = " ".join((SUITES[suite].__doc__ or "").split())
+    return f"## {title}\n\n{said}\n"
+
+
+def numbers_table(rows: Sequence[Row]) -> str:
+    """Of rows that hold plain numbers."""
+    names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    cells = (
+        [
+            str(row["workload"]),
+            title_of(row["target"]),
+            row.get("face", ""),
+            *(shown(row["figures"].get(name)) for name in names),
+        ]
+        for row in rows
+    )
+    return markdown(("workload", "target", "face", *(name.replace("_", " ") for name in names)), cells)
+
+
+def shown(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.2f}"
+
+
 def rows_table(rows: Sequence[Row]) -> str:
     columns: dict[str, Callable[[Row], str]] = {
         "workload": lambda row: str(row.get("workload", "")),
         "target": lambda row: title_of(row["target"]),
         "face": lambda row: row.get("face", ""),
         "encoding": lambda row: row.get("encoding", ""),
+        "generator": lambda row: row.get("generator", ""),
         "in flight": lambda row: (
             f"{row['connections']} × {row['streams']}" if "connections" in row and "rate" not in row else ""
         ),
@@ -351,6 +384,30 @@ def draw_start(rows: Sequence[Row], path: Path) -> None:
     save(figure, path)
 
 
+def draw_batch_latency(rows: Sequence[Row], path: Path) -> None:
+    """One line per setting, one point per number of calls in flight."""
+    settings = list(dict.fromkeys(str(row["target"]) for row in rows))
+    colours = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), sharey=True)
+    for axes, key in zip(panels, ("p50_us", "p99_us"), strict=True):
+        for setting, colour in zip(settings, colours, strict=False):
+            mine = [row for row in rows if row["target"] == setting]
+            points = [(row["median"]["per_s"], row["median"][key] / 1000) for row in mine]
+            axes.loglog(*zip(*points, strict=True), marker="o", color=colour, label=setting)
+            for row, point in zip(mine, points, strict=True):
+                number = row["connections"] * row["streams"]
+                axes.annotate(
+                    str(number), point, (4, 4), textcoords="offset points", fontsize=7, color=colour
+                )
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        name = key.removesuffix("_us")
+        y = "ms per call" if key == "p50_us" else ""
+        finish(axes, "right answers per second", y, f"{name}, larger CNN, by calls in flight")
+    save(figure, path)
+
+
 SECTIONS: tuple[tuple[str, str, Callable[[Sequence[Row], Path], None] | None], ...] = (
     ("transport", "gRPC", draw_transport),
     ("rest", "REST", draw_rest),
@@ -360,4 +417,14 @@ SECTIONS: tuple[tuple[str, str, Callable[[Sequence[Row], Path], None] | None], .
     ("payload", "Payload size", draw_payload),
     ("batch_size", "Rows per request", draw_batch_size),
     ("start", "Start-up and memory", draw_start),
+    ("batching", "Batching", None),
+    ("batch_latency", "Batching: throughput against latency", draw_batch_latency),
+    ("perf_analyzer", "Another load generator", None),
+)
+# Suites whose rows are plain numbers.
+NUMBERS = (
+    ("swap", "Version swaps"),
+    ("many_models", "Many models"),
+    ("reload_memory", "Memory over reloads"),
+    ("soak", "Memory over many calls"),
 )

@@ -24,6 +24,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
+CACHE = ROOT / "bench" / ".cache"  # what a bench builds or installs for itself
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 START_TIMEOUT_S = 120
 VERSIONS_OF = (

@@ -6,7 +6,7 @@ Asks the `plus` model (see bench.versions) for 1.0. Odd versions must answer 2.0
 version and must fit it, over REST it must be one of the two. Latency counts from the moment a call was due.
 Runs in its own process. Must not know: servers, swaps.
 
-Prints one JSON object: {sent, failed, wrong, p50_us, p99_us, max_us, errors}.
+Prints `ready` when its first calls have been answered, and at the end one JSON object: {sent, failed, wrong, p50_us, p99_us, max_us, errors}.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ async def drive(ask: Ask, rate: float) -> Tally:
     random.seed(11)
     for _ in range(50):  # connections open, first runs over
         await ask()
+    print("ready", flush=True)
     ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     tasks = set()
     due = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The benches that look at one hard situation each: large tensors, bad neighbours, many connections, batches, long runs.
+"""The benches that look at one hard situation each: large tensors, bad neighbours, many connections, long runs.
 
 Owns: those situations.  Each function returns rows for a result file, like the suites; `figures` in a row are plain numbers.
 Must not know: how results are drawn or judged.
@@ -7,7 +7,6 @@ Must not know: how results are drawn or judged.
 from __future__ import annotations
 
 import socket
-import statistics
 import subprocess
 import tempfile
 import threading
@@ -23,26 +22,15 @@ from bench import bare, loads, workloads
 from bench.load import PREFACE, SETTINGS, frame
 from bench.loads import CHANNEL_OPTIONS, Call, Pressure
 from bench.runner import Process, alternate, medians
-from bench.suites import Case, Effort, Row, Sample, case, open_loop, running, warm
+from bench.suites import Effort, Row, Sample, case, figures_row, open_loop, running, warm
 from bench.targets import tfs
-from bench.workloads import Workload
 
 MIB16 = 1 << 22  # floats
 IDLE_CONNECTIONS = 1000
 OPENED_AND_CLOSED = 10_000
 SOAK_CALLS = 10_000_000
-BATCHING = """max_batch_size {{ value: 32 }}
-batch_timeout_micros {{ value: {timeout_us} }}
-max_enqueued_batches {{ value: 1000 }}
-num_batch_threads {{ value: 2 }}
-"""
-BATCH_TIMEOUT_US = 1000
-OVERLOAD_S = 2.0
-DEADLINE_MS = 50
-
-
-def figures_row(workload: str, target: str, **figures: float) -> Row:
-    return {"workload": workload, "target": target, "figures": figures}
+SOAK_ROUND_S = 5.0
+SOAK_SHORT_S = 85.0
 
 
 @contextmanager
@@ -154,88 +142,6 @@ def isolation(effort: Effort) -> list[Row]:
     ]
 
 
-def poison(effort: Effort) -> list[Row]:
-    """Batching on: good calls beside misshapen ones, and beside ones whose values make the run fail."""
-    good = case("tfs-native", "grpc", workloads.recorded("half_plus_two"), Pressure(2, 1, 2 * effort.seconds))
-    request = Workload(
-        "poison", "poison", {"x": np.array([1, 2], np.float32)}, {"y": np.array([2.5, 3], np.float32)}
-    )
-    good = Case(**{**good.__dict__, "workload": "poison", "call": request.grpc()})
-    bad = {
-        "misshapen": workloads.predict_request("poison", {"x": np.ones((2, 3), np.float32)}, False),
-        "bad values": workloads.predict_request("poison", {"x": np.array([np.nan, 1], np.float32)}, False),
-    }
-    rows = []
-    with batching_server({"poison": "poison"}) as process:
-        warm(process, good)
-        for name, body in bad.items():
-            found = [open_loop(process, good, 500, beside=body, beside_calls=8) for _ in range(effort.rounds)]
-            rows.append(
-                {
-                    "workload": name,
-                    "target": "tfs-native",
-                    "face": "grpc",
-                    "samples": found,
-                    "median": medians(found),
-                }
-            )
-    return rows
-
-
-# --- batches ------------------------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def batching_server(models: Mapping[str, str]) -> Iterator[Process]:
-    with tempfile.NamedTemporaryFile("w", prefix="bench-batching-", suffix=".config") as file:
-        file.write(BATCHING.format(timeout_us=BATCH_TIMEOUT_US))
-        file.flush()
-        with server(models, "--enable_batching", f"--batching_parameters_file={file.name}") as process:
-            yield process
-
-
-def batching(effort: Effort) -> list[Row]:
-    """The larger CNN with and without batching: 64 calls in flight, one call at a time, and twice what it can do with 50 ms deadlines."""
-    rows: list[Row] = []
-    models = {"mnist_large": "mnist_large", "mnist": "mnist"}
-    with server(models) as plain, batching_server(models) as batched:
-        servers = {"unbatched": plain, "batched": batched}
-        for name in models:
-            workload = workloads.recorded(name, 1)
-            for pressure in (Pressure(4, 16, effort.seconds), Pressure(1, 1, effort.seconds)):
-                one = case("tfs-native", "grpc", workload, pressure)
-                for process in servers.values():
-                    warm(process, one)
-                runs = {
-                    label: (lambda process=process, one=one: loads.grpc_load(process, one.call, one.pressure))
-                    for label, process in servers.items()
-                }
-                for label, found in alternate(effort.rounds, runs).items():
-                    rows.append({**one.row(), "target": label, "samples": found, "median": medians(found)})
-        rows += overload(batched, effort)
-    return rows
-
-
-def overload(process: Process, effort: Effort) -> list[Row]:
-    """Requests of eight images at twice the rate that the server can answer.  Capacity is that of a closed loop of the same generator over
-    as many connections, measured before every round of overload: both rates are taken from the same cores in the same minute."""
-    workload = workloads.repeated("mnist_large", 8)
-    one = case("tfs-native", "grpc", workload, Pressure(4, 16, max(effort.seconds, OVERLOAD_S)))
-    warm(process, one)
-    rate = loads.grpc_load(process, one.call, one.pressure)["per_s"]
-    closed, found = [], []
-    for _ in range(effort.rounds):
-        closed.append(open_loop(process, one, rate, in_flight=64))
-        rate = closed[-1]["per_s"]
-        found.append(open_loop(process, one, 2 * rate, timeout_ms=DEADLINE_MS))
-    shares = [under["good_per_s"] / alone["per_s"] for alone, under in zip(closed, found, strict=True)]
-    rows: list[Row] = [
-        {**one.row(), "target": name, "samples": samples, "median": medians(samples)}
-        for name, samples in (("capacity", closed), ("overloaded", found))
-    ]
-    return [*rows, figures_row(workload.name, "overloaded", goodput_of_capacity=statistics.median(shares))]
-
-
 # --- connections and time -----------------------------------------------------------------------------------------------------------------
 
 
@@ -286,16 +192,29 @@ def keep_loading(process: Process, call: Call, done: threading.Event) -> None:
 
 
 def soak(effort: Effort) -> list[Row]:
-    """Ten million calls: resident memory after the first tenth and at the end."""
+    """Ten million calls: resident memory after the first tenth and at the end.  Among others it ends after a minute and a half, with as
+    many calls as those are."""
     workload = workloads.recorded("half_plus_two")
     total = SOAK_CALLS if not effort.quick else SOAK_CALLS // 100
+    round_s = SOAK_ROUND_S if not effort.quick else effort.seconds
     with running(["tfs-native"], workload.model) as processes:
         process = processes["tfs-native"]
-        done, resident = 0.0, []
-        while done < total:
-            done += loads.grpc_load(process, workload.grpc(), Pressure(4, 16, effort.seconds))["ok"]
+        started, done, resident = time.monotonic(), 0.0, []
+        while done < total and not (effort.short and time.monotonic() - started > SOAK_SHORT_S):
+            done += loads.grpc_load(process, workload.grpc(), Pressure(4, 64, round_s))["ok"]
             resident.append((done, process.rss_mb()))
-    settled = next(mb for calls, mb in resident if calls >= total / 10)
+    settled = next(mb for calls, mb in resident if calls >= done / 10)
+    last = resident[-1][1]
     return [
-        figures_row("soak", "tfs-native", calls=done, growth_percent=(resident[-1][1] / settled - 1) * 100)
+        {
+            **figures_row(
+                "half_plus_two",
+                "tfs-native",
+                calls=done,
+                settled_mb=settled,
+                end_mb=last,
+                growth_percent=(last / settled - 1) * 100,
+            ),
+            "resident_mb": resident,
+        }
     ]

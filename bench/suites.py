@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +31,12 @@ MODEL_OF_FLOORS = "half_plus_two"
 
 @dataclass(frozen=True)
 class Effort:
-    """How long and how often; `quick` also thins the tables."""
+    """How long and how often; `quick` also thins the tables; `short` is one suite of many: what would take minutes is cut."""
 
     rounds: int
     seconds: float
     quick: bool = False
+    short: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Case:
             "streams": self.pressure.streams,
             "request_bytes": len(self.call.body),
         }
+
+
+def figures_row(workload: str, target: str, **figures: float) -> Row:
+    """A row of plain numbers instead of samples."""
+    return {"workload": workload, "target": target, "figures": figures}
 
 
 def case(
@@ -85,11 +92,16 @@ def present(names: Iterable[str]) -> tuple[list[str], list[Row]]:
 
 @contextmanager
 def running(targets: Iterable[str], model: str) -> Iterator[dict[str, Process]]:
-    """All of them at once, idle but for the one under load."""
+    """All of them at once, idle but for the one under load; they start at the same time, so how long that took says nothing."""
     table: Mapping[str, Target] = all_targets()
+    base = workloads.directory() / model
     with ExitStack() as stack:
-        base = workloads.directory() / model
-        yield {name: stack.enter_context(Process(table[name].launch(model, base))) for name in targets}
+        with ThreadPoolExecutor() as pool:
+            starting = {name: pool.submit(Process, table[name].launch(model, base)) for name in targets}
+        for one in starting.values():
+            if one.exception() is None:
+                stack.enter_context(one.result())
+        yield {name: one.result() for name, one in starting.items()}
 
 
 def measure(model: str, cases: Sequence[Case], effort: Effort) -> list[Row]:
@@ -109,7 +121,7 @@ def measure(model: str, cases: Sequence[Case], effort: Effort) -> list[Row]:
         for number, one in enumerate(cases):
             process, mine = processes[one.target], samples[str(number)]
             rows.append({
-                **one.row(), "model": model, "samples": mine, "median": medians(mine), "start_s": process.start_s,
+                **one.row(), "model": model, "samples": mine, "median": medians(mine),
                 "rss_mb": process.rss_mb(), "peak_rss_mb": process.peak_rss_mb(), "flags": list(process.launch.command[3:]),
             })  # fmt: skip
     return rows + missing
@@ -160,7 +172,9 @@ def rest(effort: Effort) -> list[Row]:
     rows: list[Row] = []
     for name, rows_of in (("half_plus_two", None), ("mnist", 1)):
         workload = workloads.recorded(name, rows_of)
-        targets = ("tfs-native", "fastapi-tensorflow", "tensorflow-serving")
+        targets = ["tfs-native", "fastapi-tensorflow", "tensorflow-serving"]
+        if not effort.quick:
+            targets.append("litserve-tensorflow")
         cases = [case("uvicorn-constant", "rest", None, pressure)]
         cases += [case(target, "rest", workload, pressure) for target in targets]
         rows += measure(name, cases, effort)

@@ -51,11 +51,17 @@ def states(rest_port: int, model: str) -> States:
 
 
 def wait_states(
-    rest_port: int, model: str, reached: Callable[[States], bool], what: str, timeout_s: float = 60
+    rest_port: int,
+    model: str,
+    reached: Callable[[States], bool],
+    what: str,
+    *,
+    pause_s: float = 0.1,
+    timeout_s: float = 60,
 ) -> None:
-    """Asks ten times a second until `reached`; raises TimeoutError that names `what`."""
+    """Asks every `pause_s` until `reached`; raises TimeoutError that names `what`."""
     deadline = time.monotonic() + timeout_s
     while not reached(states(rest_port, model)):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{model}: waited {timeout_s} s for {what}; has {states(rest_port, model)}")
-        time.sleep(0.1)
+        time.sleep(pause_s)

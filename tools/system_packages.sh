@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that a group of targets needs, where something is missing and apt can be used.
 #
-#   tools/system_packages.sh PYTHON GROUP...      groups: build, test, bench, arm64
+#   tools/system_packages.sh PYTHON GROUP...      groups: build, test, bench, perf_analyzer, arm64
 #
 # Owns: which command or header stands for which package.  What is already there by any means is left alone, so a machine
 # without apt works as long as it has the tools.  Only what nothing can replace (a compiler, Python's headers, venv) is fatal.
@@ -48,8 +48,11 @@ for group in "$@"; do
         has h2load || want nghttp2-client
         has wrk || want wrk
         ;;
+    perf_analyzer)
+        [ "$(uname -m)" != x86_64 ] || grep -q 'libb64\.so\.0d' <<<"$(/sbin/ldconfig -p)" || want libb64-0d
+        ;;
     *)
-        echo "system packages: unknown group '$group'; expected build, test, bench or arm64" >&2
+        echo "system packages: unknown group '$group'; expected build, test, bench, perf_analyzer or arm64" >&2
         exit 2
         ;;
     esac
@@ -72,4 +75,4 @@ if [ ${#required[@]} -gt 0 ]; then
     exit 1
 fi
 echo "system packages: going on without ${wanted[*]} (no apt, or not root): without libnghttp2-dev the server is built with the" \
-    "grpcio transport only; without nghttp2-client, nginx-light or wrk some tests and benches are skipped" >&2
+    "grpcio transport only; without nghttp2-client, nginx-light, wrk or libb64-0d some tests and benches are skipped" >&2

@@ -14,6 +14,11 @@ from tfs.errors import Code, TfsError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {path.name: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+PICTURES = [
+    (page, name)
+    for page, text in PAGES.items()
+    for name in re.findall(r"\.\./bench/pictures/(\w+\.png)", text)
+]
 
 
 def methods() -> set[str]:
@@ -60,3 +65,16 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "index.html").exists()
     assert (tmp_path / "measurements").exists() == (ROOT / "bench" / "REPORT.md").exists()
+    for page, name in PICTURES:
+        drawn = (ROOT / "bench" / "pictures" / name).exists()
+        html = (tmp_path / page.removesuffix(".md") / "index.html").read_text()
+        assert (f'src="../pictures/{name}"' in html) == (tmp_path / "pictures" / name).exists() == drawn
+        assert ("make bench</code> draws" in html) or drawn
+
+
+def test_pages_show_only_pictures_that_the_bench_draws() -> None:
+    drawn = set(
+        re.findall(r'^    \("(\w+)", .*, draw_', (ROOT / "bench" / "report.py").read_text(), re.MULTILINE)
+    )
+    assert PICTURES
+    assert {name.removesuffix(".png") for _, name in PICTURES} <= drawn | {"profile"}
