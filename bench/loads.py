@@ -74,12 +74,14 @@ def tools_missing() -> list[str]:
 # --- gRPC -------------------------------------------------------------------------------------------------------------------------
 
 
-def grpc_once(port: int, call: Call, timeout_s: float = 60) -> int:
-    """Makes the call with a grpcio client; returns the answer's size.  Raises RuntimeError when it is not right."""
+def grpc_once(port: int, call: Call, timeout_s: float = 60, calls: int = 1) -> int:
+    """Makes the call with a grpcio client, or so many of them; returns the answer's size.  Raises RuntimeError when one is not right."""
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
-        answer: bytes = channel.unary_unary(call.path)(call.body, timeout=timeout_s, wait_for_ready=True)
-    if not call.is_right(answer):
-        raise RuntimeError(f"a wrong answer for {call.path}: {answer[:200]!r}")
+        method = channel.unary_unary(call.path)
+        for _ in range(calls):
+            answer: bytes = method(call.body, timeout=timeout_s, wait_for_ready=True)
+            if not call.is_right(answer):
+                raise RuntimeError(f"a wrong answer for {call.path}: {answer[:200]!r}")
     return len(answer)
 
 
@@ -178,18 +180,22 @@ def h2load_output(text: str) -> dict[str, float]:
 # --- REST -------------------------------------------------------------------------------------------------------------------------
 
 
-def rest_once(port: int, call: Call, timeout_s: float = 60) -> int:
-    """Makes the call with `requests`; returns the answer's size.  Raises RuntimeError when it is not right."""
+def rest_once(port: int, call: Call, timeout_s: float = 60, calls: int = 1) -> int:
+    """Makes the call with `requests`, or so many of them; returns the answer's size.  Raises RuntimeError when one is not right."""
     import requests
 
-    answer = requests.post(
-        f"http://127.0.0.1:{port}{call.path}",
-        data=call.body,
-        headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
-        timeout=timeout_s,
-    )
-    if answer.status_code != 200 or not call.is_right(answer.content):
-        raise RuntimeError(f"a wrong answer for {call.path}: {answer.status_code} {answer.content[:200]!r}")
+    with requests.Session() as session:
+        for _ in range(calls):
+            answer = session.post(
+                f"http://127.0.0.1:{port}{call.path}",
+                data=call.body,
+                headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+                timeout=timeout_s,
+            )
+            if answer.status_code != 200 or not call.is_right(answer.content):
+                raise RuntimeError(
+                    f"a wrong answer for {call.path}: {answer.status_code} {answer.content[:200]!r}"
+                )
     return len(answer.content)
 
 
@@ -197,9 +203,8 @@ def rest_load(process: Process, call: Call, pressure: Pressure) -> dict[str, flo
     """One round of wrk: {cpu_us, ok, wrong, per_s, mean_us, p50_us, p99_us, cores}; without a right answer only ok, wrong, per_s and cores.
     pressure.streams is not used.  Where calls take long the round does too: wrk counts only those that end in it."""
     port = process.launch.ports["rest"]
-    size = rest_once(port, call)
     started = time.monotonic()
-    rest_once(port, call)
+    size = rest_once(port, call)
     alone_s = time.monotonic() - started
     seconds = max(1, round(max(pressure.seconds, min(LONGEST_S, PATIENCE * pressure.connections * alone_s))))
     with tempfile.TemporaryDirectory(prefix="bench-wrk-") as directory:

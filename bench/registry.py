@@ -16,9 +16,9 @@ from bench import batches, many_models, perf_analyzer, reload_memory, stress, su
 from bench.runner import ROOT
 from bench.suites import Effort, Row
 
-FULL = Effort(5, 1.0)
+FULL = Effort(5, 0.7)  # what figures are read from that are near their bounds
 BRIEF = Effort(3, 0.7)
-THIN = Effort(2, 0.7)  # many rows, for pictures
+THIN = Effort(2, 0.7)  # many rows for a picture, or figures far from their bounds
 QUICK = Effort(2, 0.5, quick=True)
 
 
@@ -66,13 +66,8 @@ EFFORTS = dict.fromkeys(SUITES, BRIEF) | {
     "rest": FULL,
     "codec": FULL,
     "batcher": FULL,
-    "json_codec": FULL,
-    "engine": FULL,
-    "concurrency": THIN,
-    "latency": THIN,
-    "payload": THIN,
-    "batch_size": THIN,
-    "batch_latency": THIN,
+    **dict.fromkeys(("sides", "concurrency", "latency", "payload", "batch_size", "client", "profile"), THIN),
+    **dict.fromkeys(("perf_analyzer", "batch_latency"), THIN),
 }
 IN_QUICK = ["start", "transport", "rest", "payload", "codec", "json_codec", "engine", "large"]
 

@@ -96,6 +96,7 @@ def heading(results: Results) -> str:
         f"- Commits: {', '.join(commits)}; last run {newest['when']}\n"
         f"- Python {newest['python']}, {versions}\n"
         + (f"- TensorFlow's settings: {settings}\n" if settings else "")
+        + f"- The suites took {sum(one.get('took_s', 0) for one in results.values()):.0f} s\n"
         + ("- Some of it from a quick run: few rounds\n" if quick else "")
     )
 

@@ -30,7 +30,7 @@ IDLE_CONNECTIONS = 1000
 OPENED_AND_CLOSED = 10_000
 SOAK_CALLS = 10_000_000
 SOAK_ROUND_S = 5.0
-SOAK_SHORT_S = 85.0
+SOAK_SHORT_S = 60.0
 
 
 @contextmanager
@@ -192,8 +192,8 @@ def keep_loading(process: Process, call: Call, done: threading.Event) -> None:
 
 
 def soak(effort: Effort) -> list[Row]:
-    """Ten million calls: resident memory after the first tenth and at the end.  Among others it ends after a minute and a half, with as
-    many calls as those are."""
+    """Ten million calls: resident memory after the first tenth and at the end.  Among others it ends after a minute, with as many calls
+    as those are."""
     workload = workloads.recorded("half_plus_two")
     total = SOAK_CALLS if not effort.quick else SOAK_CALLS // 100
     round_s = SOAK_ROUND_S if not effort.quick else effort.seconds

@@ -27,7 +27,7 @@ TARGETS = {"tfs-native": ("native", ("grpc", "rest")), "tfs-grpcio": ("grpcio", 
 SWAPS = 20
 RATE = 300  # calls per second and face
 QUIET_S = 20.0
-QUIET_SHORT_S = 8.0
+QUIET_SHORT_S = 6.0
 SLACK_US = 5000
 Load = dict[str, Any]
 
