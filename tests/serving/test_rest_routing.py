@@ -511,6 +511,36 @@ def test_what_is_not_http_is_refused(serve: Callable[..., RestRunning], garbage:
     assert running.post(PREDICT).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /v1/models/m HTTP/1.1\nHost: h\n\n", 400),
+        (b"GET /v1/models/m HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\n\r\n", 400),
+        (b"POST %s HTTP/1.1\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (
+            b"POST %s HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+            400,
+        ),
+        (b"POST %s HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}", 400),
+        (b"GET /v1/models/m HTTP/2.0\r\nHost: h\r\n\r\n", 200),
+        (b"GET /v1/models/m\r\n\r\n", 200),
+        (b"GET ftp://h/v1/models/m HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", 400),
+    ],
+)
+def test_odd_http_is_answered_once_and_the_connection_ends(
+    serve: Callable[..., RestRunning], head: bytes, status: int
+) -> None:
+    """What another server may read differently is never the beginning of a second request."""
+    running = serve()
+    with running.connect() as connection:
+        connection.sendall(
+            head.replace(b"%s", PREDICT.encode()) + b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"
+        )
+        assert read_answer(connection)[0] == status
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(10) == b""
+
+
 def test_what_follows_a_whole_request_does_not_take_its_answer(serve: Callable[..., RestRunning]) -> None:
     """A body longer than its Content-Length: the request is answered, and then the connection ends."""
     running = serve()
