@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from tfs.client import TLS, AsyncClient, Client, _channel
 from tfs.client.rest import RestClient
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FAILED: Final = 1
 MISUSED: Final = 2
 INTERRUPTED: Final = 130
+MOST_SECONDS: Final = 1e6
 
 
 class MisuseError(Exception):
@@ -48,13 +49,13 @@ def parser(name: str, purpose: str, *, server: bool = True) -> Parser:
 
 
 def positive(text: str) -> float:
-    """The value of a flag that is a number above 0."""
+    """The value of a flag that is a number above 0, small enough for every clock."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got '{text}'")
+    if not 0 < value <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, at most {MOST_SECONDS:g}, got '{text}'")
     return value
 
 
@@ -80,6 +81,8 @@ def run(name: str, work: Callable[[list[str]], int], arguments: list[str]) -> in
         return _fail(name, str(error), MISUSED)
     except TfsError as error:
         return _fail(name, error.status_text, FAILED)
+    except UnicodeEncodeError as error:  # bytes of a terminal or file system with another encoding
+        return _fail(name, f"text that is no UTF-8: {error.object!a:.60}", FAILED)
     except OSError as error:
         return _fail(name, f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILED)
     except KeyboardInterrupt:
@@ -114,7 +117,7 @@ def open_channel(server: str, given: argparse.Namespace) -> grpc.Channel:
 
 def model_of(server: str) -> str | None:
     """The model that a REST address names after /v1/models/."""
-    _, found, rest = urlsplit(server).path.partition("/v1/models/")
+    _, found, rest = server.partition("/v1/models/")
     return unquote(rest.partition("/")[0].partition(":")[0]) if found and rest else None
 
 

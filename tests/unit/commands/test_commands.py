@@ -68,8 +68,19 @@ def test_inspect_a_directory(capsys: pytest.CaptureFixture[str]) -> None:
         (["models", str(RECORDED / "affine" / "1" / "saved_model.pb")], 1, "saved_model.pb"),
         (["status", "host", "m"], 1, "'host' is no server: write host:8500"),
         (["status", "host:8500"], 2, "which model of host:8500?"),
-        (["status", "host:8500", "m", "--timeout", "0"], 2, "--timeout: expected a number above 0, got '0'"),
-        (["status", "host:8500", "m", "--timeout", "x"], 2, "--timeout: expected a number above 0, got 'x'"),
+        (
+            ["status", "host:8500", "m", "--timeout", "0"],
+            2,
+            "--timeout: expected a number above 0, at most 1e+06, got '0'",
+        ),
+        (
+            ["status", "host:8500", "m", "--timeout", "x"],
+            2,
+            "--timeout: expected a number above 0, at most 1e+06, got 'x'",
+        ),
+        (["status", "host:8500", "m", "--timeout", "inf"], 2, "above 0, at most 1e+06, got 'inf'"),
+        (["status", "host:8500", "\udcff"], 1, "text that is no UTF-8: '\\udcff'"),
+        (["inspect", "http://[", "m"], 1, "a REST address is http://host:port"),
         (["status", "host:8500", "m", "--tls-cert", "c.pem"], 2, "--tls-cert and --tls-key belong together"),
         (["status", "https://host:8501", "m", "--tls-key", "k.pem"], 2, "--tls-cert and --tls-key belong"),
         (
