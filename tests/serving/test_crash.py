@@ -1,44 +1,59 @@
-"""A CHECK failure inside a kernel ends the process; the log must say whose call it was.
+"""What ends a process of TensorFlow: the log says whose call it was, and what can be refused beforehand is.
 
-The recorded CNN aborts in oneDNN when an image comes flat (the reference server dies of it, too).
+oneDNN's convolutions abort the process when an image comes with another rank than four (the reference server dies of it, too).
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
+import numpy as np
 import pytest
-from support import Server
+import requests
+from support import Server, wait_until
 
-from tfs import messages
+from tfs.client import Client
+from tfs.errors import InvalidArgument, Unavailable
 
 CNN = Path(__file__).parents[1] / "conformance" / "models" / "cnn"
 
 
-def flat_image() -> bytes:
-    request = messages.PredictRequest()
-    request.model_spec.name = "cnn"
-    image = request.inputs["image"]
-    image.dtype = 1
-    for size in (1, 784):
-        image.tensor_shape.dim.add().size = size
-    image.float_val.append(0.0)
-    return bytes(request.SerializeToString())
-
-
-def test_the_log_names_what_was_running(
-    start_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("flags", [(), ("--enable_batching",)], ids=["alone", "batched"])
+def test_a_convolution_net_survives_images_of_another_rank(
+    start_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv(
-        "TF_ENABLE_ONEDNN_OPTS", "1"
-    )  # the check that fails is oneDNN's; training scripts turn it off
-    server = start_server("--model_name=cnn", f"--model_base_path={CNN}").wait_ready()
-    with grpc.insecure_channel(server.target) as channel:
-        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-        with pytest.raises(grpc.RpcError) as caught:
-            predict(flat_image(), timeout=20)
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE, caught.value.details()
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")  # training scripts turn it off
+    server = start_server("--model_name=cnn", f"--model_base_path={CNN}", *flags).wait_ready()
+    with Client(server.target) as client:
+        for shape in [(), (0,), (784,), (1, 784), (1, 28, 28), (1, 28, 28, 1, 1)]:
+            with pytest.raises(InvalidArgument) as caught:
+                client.predict("cnn", {"image": np.zeros(shape, np.float32)}, timeout=20)
+            assert caught.value.message == (
+                f'input "image" must have rank 4 as the signature says, has rank {len(shape)}'
+            )
+        reply = requests.post(f"{server.url}/v1/models/cnn:predict", json={"instances": [1.0]}, timeout=20)
+        assert reply.status_code == 400
+        assert "must have rank 4" in reply.json()["error"]
+        found = client.predict("cnn", {"image": np.zeros((2, 28, 28, 1), np.float32)}, timeout=20)
+        assert {len(output) for output in found.values()} == {2}
+    server.stop()
+
+
+def test_the_log_names_what_was_running(start_server: Callable[..., Server], models: Path) -> None:
+    server = start_server("--model_name=stuck", f"--model_base_path={models}/stuck").wait_ready()
+
+    def running() -> bool:
+        page = requests.get(f"{server.url}/metrics", timeout=10).text
+        return "tfs_running_calls 1" in page
+
+    with Client(server.target, retries=0) as client, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.predict, "stuck", {"x": [1.0]}, timeout=60)
+        wait_until(running, 20, "the call to run")
+        server.process.send_signal(signal.SIGABRT)  # what a failed CHECK raises
+        with pytest.raises(Unavailable):
+            call.result(20)
     assert server.wait_exit() == -6
-    assert "tfs: fatal signal 6 while running model cnn version 1 signature serving_default" in server.log()
+    assert "tfs: fatal signal 6 while running model stuck version 1 signature serving_default" in server.log()

@@ -1,6 +1,6 @@
 # op_traits.pxi: what is known of TensorFlow's op types, as data.
 #
-# Owns: two lists and the function that judges a set of op names by them.  Must not know: graphs or sessions.
+# Owns: the lists and the function that judges a set of op names by them.  Must not know: graphs or sessions.
 # Strategy: "may block" is a deny-list with a few prefixes (an unlisted op is assumed to end in its own time); "stateless" is an
 # allow-list (an unlisted op may keep state, so a failed batch that holds it is not run twice).
 
@@ -61,6 +61,9 @@ cdef frozenset STATELESS_OPS = frozenset(b"""
     If Case StatelessCase While StatelessWhile Enter Exit LoopCond NextIteration
 """.split())
 
+# Ops whose kernels (oneDNN's, TensorFlow 2.21) end the process by a CHECK when a tensor has not the rank that they expect.
+cdef frozenset RANK_CHECKING_OPS = frozenset(b"Conv2D DepthwiseConv2dNative Conv3D MaxPool3D _FusedConv2D".split())
+
 cdef frozenset PYTHON_OPS = frozenset((b"PyFunc", b"PyFuncStateless", b"EagerPyFunc"))
 
 
@@ -72,6 +75,8 @@ cdef uint32_t op_traits(set ops, set functions):
             continue
         if op in BLOCKING_OPS or op.startswith(BLOCKING_PREFIXES) or op.endswith(BLOCKING_SUFFIXES):
             traits |= GRAPH_MAY_BLOCK
+        if op in RANK_CHECKING_OPS:
+            traits |= GRAPH_ABORTS_ON_RANK
         if op not in STATELESS_OPS:
             traits &= ~<uint32_t>GRAPH_STATELESS
     return traits

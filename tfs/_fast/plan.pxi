@@ -152,6 +152,14 @@ cdef int admit_extra_error(Call* call) noexcept nogil:
     return INVALID_ARGUMENT
 
 
+cdef int admit_rank_error(Call* call, InputSlot* slot, int32_t rank) noexcept nogil:
+    status_quote(&call.status, INVALID_ARGUMENT, "input \"", slot.alias, "\" must have rank ")
+    text_int(&call.status.text, slot.rank)
+    text_str(&call.status.text, " as the signature says, has rank ")
+    text_int(&call.status.text, rank)
+    return INVALID_ARGUMENT
+
+
 cdef int admit_inputs(Call* call) noexcept nogil:
     """Fills call.slot_input, or refuses: count, then each signature input in alias order, then request aliases left over."""
     cdef Plan* plan = call.plan
@@ -175,6 +183,8 @@ cdef int admit_inputs(Call* call) noexcept nogil:
                 return admit_missing_error(call, &plan.inputs[slot])
         elif call.inputs[i].bad:
             return status_quote(&call.status, INVALID_ARGUMENT, "tensor parsing error: ", call.inputs[i].alias, "")
+        elif plan.traits & GRAPH_ABORTS_ON_RANK and call.inputs[i].rank != plan.inputs[slot].rank >= 0:
+            return admit_rank_error(call, &plan.inputs[slot], call.inputs[i].rank)
     return OK if matched == call.input_count else admit_extra_error(call)
 
 

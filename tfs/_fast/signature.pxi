@@ -11,6 +11,9 @@ cdef enum:
     SIGNATURE_DEFAULTS = 4
     INFO_NAME = 1
     INFO_DTYPE = 2
+    INFO_SHAPE = 3
+    SHAPE_DIM = 2
+    SHAPE_UNKNOWN_RANK = 3
     META_GRAPH_DEF = 2
     META_SIGNATURE = 5
 
@@ -59,7 +62,19 @@ cdef struct SlotInfo:              # what InputSlot and OutputSlot have in commo
     Span alias
     Span tensor
     int32_t dtype
+    int32_t rank
     TF_Output place
+
+
+cdef int32_t declared_rank(dict info) except -2:
+    """Of a TensorInfo's fields: the number of dimensions, -1 where it is free or not said."""
+    cdef list shape
+    if INFO_SHAPE not in info:
+        return -1
+    shape = message_fields(bytes_span(info[INFO_SHAPE]))
+    if dict(shape).get(SHAPE_UNKNOWN_RANK):
+        return -1
+    return len([field for field, _ in shape if field == SHAPE_DIM])
 
 
 cdef int slot_read(SlotInfo* slot, TF_Graph* graph, bytes alias, bytes info, list keep) except -1:
@@ -69,6 +84,7 @@ cdef int slot_read(SlotInfo* slot, TF_Graph* graph, bytes alias, bytes info, lis
     slot.alias = bytes_span(alias)
     slot.tensor = bytes_span(tensor)
     slot.dtype = parts.get(INFO_DTYPE, 0)
+    slot.rank = declared_rank(parts)
     return graph_output(graph, tensor, &slot.place)
 
 
@@ -100,7 +116,7 @@ cdef int plan_fill(Plan* plan, TF_Graph* graph, dict inputs, dict outputs, dict 
     for i, alias in enumerate(sorted(inputs)):
         slot_read(&info, graph, alias, inputs[alias], keep)
         slot = &plan.inputs[i]
-        slot.alias, slot.tensor, slot.dtype = info.alias, info.tensor, info.dtype
+        slot.alias, slot.tensor, slot.dtype, slot.rank = info.alias, info.tensor, info.dtype, info.rank
         plan.feeds[i] = info.place
         if info.place.oper == NULL:
             plan.broken_input = i

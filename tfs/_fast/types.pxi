@@ -80,6 +80,7 @@ cdef struct InputSlot:             # one input of a signature
     Span alias                     # owned by the plan
     Span tensor                    # tensor name "node:0"
     int32_t dtype                  # as the signature declares it (REST converts by it; gRPC never checks it)
+    int32_t rank                   # as the signature declares it, -1: any; looked at only under GRAPH_ABORTS_ON_RANK
     TF_Tensor* fallback            # SignatureDef.defaults, else NULL
 
 cdef struct OutputSlot:            # one output of a signature
@@ -123,6 +124,7 @@ cdef enum GraphTrait:              # what a signature's part of the graph may do
     GRAPH_MAY_BLOCK = 1            # loops, queues, tf.data, py_function ... : never on an I/O thread
     GRAPH_STATELESS = 2            # all ops on the allow-list: a failed batch may be run again member by member
     GRAPH_MANY_DEVICES = 4         # an accelerator is present: runs wait for it
+    GRAPH_ABORTS_ON_RANK = 8       # kernels that end the process when an input's rank is not the declared one
 
 ctypedef void (*SessionRunFn)(
     void* session, const TF_Buffer* run_options, const TF_Output* feeds, TF_Tensor* const* values, int feed_count,
