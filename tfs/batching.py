@@ -21,6 +21,8 @@ from tfs.errors import TfsError
 _log = logging.getLogger(__name__)
 
 PER_MODEL_FILE: Final = "batching_params.pbtxt"
+# More than the core will start; the file may say any 64-bit number.
+_MOST_THREADS: Final = 1 << 20
 _DEFAULT_POOL_NAME: Final = "batch_threads"
 # A file system that hangs must not hold the end of the process.
 _LAST_READ_S: Final = 2.0
@@ -53,7 +55,7 @@ class Batching:
         self._watcher: threading.Thread | None = None
         self.threads: BatchThreads | None = None
         if self._common is not None:
-            number = self._common.num_batch_threads or cores.usable()
+            number = min(self._common.num_batch_threads or cores.usable(), _MOST_THREADS)
             self.threads = BatchThreads(number, self._common.thread_pool_name or _DEFAULT_POOL_NAME)
 
     def configure(self, servable: LoadedServable, directory: str) -> None:

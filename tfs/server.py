@@ -98,7 +98,7 @@ async def _until(stop: asyncio.Event, start: Callable[[], None]) -> bool:
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.add_done_callback(
-            lambda task: task.exception()
+            lambda task: task.cancelled() or task.exception()
         )  # nobody waits for it any more: its end is not an error
         return False
     stopping.cancel()

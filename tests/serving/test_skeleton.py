@@ -7,6 +7,7 @@ Models come in every way that people export them; clients are tensorflow-serving
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import socket
@@ -282,6 +283,19 @@ def test_sigterm_while_waiting_for_a_model(start_server: Callable[..., Server], 
     one = start_server(f"--model_base_path={tmp_path}/nowhere")
     one.wait_log("nowhere not found")
     one.stop()
+
+
+@pytest.mark.parametrize("delay_s", [0.4, 0.7, 1.0])
+def test_sigterm_during_the_start_leaves_no_traceback(
+    start_server: Callable[..., Server], tmp_path: Path, delay_s: float
+) -> None:
+    """Whatever the start is at: the delays are what is tried."""
+    one = start_server(f"--model_base_path={tmp_path}/nowhere")
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        one.process.wait(delay_s)
+    one.process.terminate()
+    one.process.wait(20)
+    assert "Traceback" not in one.log()
 
 
 @pytest.mark.parametrize("what", BAD_STARTS)
