@@ -225,7 +225,8 @@ def replay(engine: Engine, servable: LoadedServable, prediction_log: Any) -> Non
     if kind not in methods:
         number = prediction_log.DESCRIPTOR.fields_by_name[kind].number
         raise Unimplemented(f"Unsupported log_type for warmup: {number}")
-    method, (_, examples) = methods[kind], take_apart("ModelSpec", request.SerializeToString())
+    _, values, count = take_examples(request.SerializeToString())
+    method, examples = methods[kind], Examples(values, count)
     if method == METHOD_MULTI:
         asked = ask_multi(servable, request.tasks, examples, check_method=False)
     else:

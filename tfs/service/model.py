@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from tfs import messages
 from tfs.errors import InvalidArgument, TfsError
 from tfs.service.metadata import printable
-from tfs.service.parsing import parse, version_of
+from tfs.service.parsing import MAX_CONFIG_BYTES, parse, version_of
 
 # Reloads take turns in the control plane; more of them than this wait here.
 _RELOADS: Final = 4
@@ -66,7 +66,7 @@ class ModelService:
 
     async def handle_reload_config(self, body: bytes, timeout_ns: int | None) -> bytes:
         """A serialized ReloadConfigRequest -> ReloadConfigResponse."""
-        request = parse("ReloadConfigRequest", body)
+        request = parse("ReloadConfigRequest", body, MAX_CONFIG_BYTES)
         if request.config.WhichOneof("config") != "model_config_list":
             raise InvalidArgument(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest."

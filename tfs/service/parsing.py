@@ -5,17 +5,27 @@ Must not know: grpc, HTTP, event loops.  Any thread.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from tfs import messages
 from tfs._fastpath import Engine, LoadedServable
-from tfs.errors import Internal, InvalidArgument
+from tfs.errors import Code, Internal, InvalidArgument, TfsError
+
+# protobuf's parser keeps the GIL, and millions of empty parts take seconds: requests that name things and hold no data end here (the
+# Examples of a request are taken out before), and so does a configuration of ten thousands of models.
+MAX_BYTES: Final = 1 << 20
+MAX_CONFIG_BYTES: Final = 16 << 20
 
 
-def parse(class_name: str, body: bytes) -> Any:
-    """The request message of that class; the reference answers an empty text to bytes that are not one."""
+def parse(class_name: str, body: bytes, limit: int = MAX_BYTES) -> Any:
+    """The request message of that class; the reference answers an empty text to bytes that are not one. RESOURCE_EXHAUSTED beyond
+    `limit` bytes."""
+    if len(body) > limit:
+        raise TfsError(
+            f"{class_name} of {len(body)} bytes is larger than {limit} bytes", Code.RESOURCE_EXHAUSTED
+        )
     try:
         return getattr(messages, class_name).FromString(body)
     except DecodeError:

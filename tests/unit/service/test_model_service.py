@@ -27,6 +27,22 @@ def refusal(coroutine: Any) -> tuple[Code, str]:
     return raised.value.code, raised.value.message
 
 
+def test_requests_that_only_name_things_are_limited() -> None:
+    """protobuf's parser would keep the GIL, and with it the loop, for seconds."""
+    engine: Any = FakeEngine()
+    large = b"\x12\x01a" * 400_000
+    assert refusal(MetadataService(engine).get_model_metadata(large, None)) == (
+        Code.RESOURCE_EXHAUSTED,
+        "GetModelMetadataRequest of 1200000 bytes is larger than 1048576 bytes",
+    )
+    assert refusal(ModelService(core()).get_model_status(large, None))[0] is Code.RESOURCE_EXHAUSTED
+    huge = b"\x12\x00" * (9 << 20)
+    assert refusal(ModelService(core()).handle_reload_config(huge, None)) == (
+        Code.RESOURCE_EXHAUSTED,
+        "ReloadConfigRequest of 18874368 bytes is larger than 16777216 bytes",
+    )
+
+
 def core() -> FakeCore:
     return FakeCore(
         {"m": [FakeStatus(1, 50, InvalidArgument("broken")), FakeStatus(3, 30), FakeStatus(2, 20)]}
