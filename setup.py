@@ -109,6 +109,7 @@ def extensions() -> list[Extension]:
         extra_compile_args=[
             "-std=c++17",
             "-fno-exceptions",
+            "-ffp-contract=off",  # numbers round alike everywhere: arm64 would fuse multiplications with additions
             "-fvisibility=hidden",
             "-Wno-unused-function",
             *FLAGS[BUILD],

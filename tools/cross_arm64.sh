@@ -52,7 +52,7 @@ compile() {
     mkdir -p "$place/tree"
     cp -r tfs tests pyproject.toml "$place/tree"
     rm -rf "$place"/tree/tfs/_fastpath*.so "$place/tree/tests/.cache"
-    aarch64-linux-gnu-g++ -shared -fPIC -DNDEBUG -std=c++17 -fno-exceptions -fvisibility=hidden -Wno-unused-function -O2 -g0 \
+    aarch64-linux-gnu-g++ -shared -fPIC -DNDEBUG -std=c++17 -fno-exceptions -ffp-contract=off -fvisibility=hidden -Wno-unused-function -O2 -g0 \
         -I"$root/usr/include/$minor" -I"$root/usr/include" -Itfs -I. build/release/tfs/_fastpath.cpp \
         -o "$place/tree/tfs/_fastpath.cpython-3${minor#python3.}-aarch64-linux-gnu.so" \
         -L"$root/usr/lib/aarch64-linux-gnu" -pthread -lnghttp2 -lz
