@@ -73,23 +73,21 @@ def add_server_flags(made: argparse.ArgumentParser) -> None:
 
 def run(name: str, work: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Does `work`; what goes wrong becomes one line on stderr and an exit status."""
+    status = FAILED
     try:
         return work(arguments)
     except SystemExit as done:  # argparse, after --help
         return int(done.code or 0)
-    except MisuseError as error:
-        return _fail(name, str(error), MISUSED)
-    except TfsError as error:
-        return _fail(name, error.status_text, FAILED)
-    except UnicodeEncodeError as error:  # bytes of a terminal or file system with another encoding
-        return _fail(name, f"text that is no UTF-8: {error.object!a:.60}", FAILED)
-    except OSError as error:
-        return _fail(name, f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-def _fail(name: str, text: str, status: int) -> int:
+    except MisuseError as error:
+        status, text = MISUSED, str(error)
+    except TfsError as error:
+        text = error.status_text
+    except UnicodeEncodeError as error:  # bytes of a terminal or file system with another encoding
+        text = f"text that is no UTF-8: {error.object!a:.60}"
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     print(f"tfs {name}: {' '.join(text.split())}", file=sys.stderr)
     return status
 
