@@ -2,7 +2,7 @@
 
 Owns: the rules that make a name a version, the version policies (latest, all, specific), the poll and its log lines.
 Must not know what is loaded: a poll yields the complete list of aspired versions of a model, and leaving one out is the order
-to unload it. A list is handed on when it differs from the last one; one model's unreadable path never touches another's.
+to unload it. A list is handed on when it differs from the last one; one model's unreadable or hanging path never touches another's.
 
 `Source.poll` may be called from any thread (calls wait for each other); it blocks on the file system.
 """
@@ -18,13 +18,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from tfs.errors import InvalidArgument, TfsError
+from tfs.errors import TfsError
 from tfs.lifecycle import files
+from tfs.lifecycle.patience import Patient
 
 log = logging.getLogger("tfs.lifecycle.source")
 
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
+_ACCESS_ERROR: Final = "FileSystemStoragePathSource encountered a filesystem access error: "
+# A base path that takes longer hangs: a dead network mount. The others are polled without it.
+PATIENCE_S: Final = 10.0
 # A sign, leading zeros and ASCII blanks around the number are all fine; anything else in the name makes it no version.
 _NUMBER: Final = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)[ \t\n\v\f\r]*")
 
@@ -113,12 +117,51 @@ class _Watch:
     warnings: list[str] = field(default_factory=list)
 
 
+class _Look(NamedTuple):
+    """What a look at a base path saw: a problem, versions that need no listing, or the names there."""
+
+    problem: str = ""
+    aspired: list[AspiredVersion] | None = None
+    names: list[str] = []  # noqa: RUF012 (never written to)
+
+
+def _look_at(model: SourceModel) -> _Look:
+    """Blocks on the file system; never raises for what it says."""
+    try:
+        aspired = _specific_unlisted(model)
+        return _Look(aspired=aspired) if aspired is not None else _Look(names=files.children(model.base_path))
+    except TfsError as error:
+        return _Look(problem=f"{_ACCESS_ERROR}{_access_error(model, error)}")
+
+
+def _specific_unlisted(model: SourceModel) -> list[AspiredVersion] | None:
+    """`specific` with every `<base>/<version>` there needs no listing (base paths may be large)."""
+    wanted = dict.fromkeys(model.policy.versions)
+    if model.policy.choice is not Choice.SPECIFIC or not wanted:
+        return None
+    aspired = [_at(model, version, str(version)) for version in wanted]
+    return aspired if all(os.path.exists(version.path) for version in aspired) else None
+
+
+def _access_error(model: SourceModel, error: TfsError) -> str:
+    try:
+        files.require(model.base_path)
+    except TfsError as e:
+        return (
+            f"Could not find base path {model.base_path} for servable {model.name} with error {e.status_text}"
+        )
+    return error.message
+
+
 class Source:
     """Polls the base paths of the configured models and hands on changed lists of aspired versions."""
 
-    def __init__(self, aspire: Aspire) -> None:
+    def __init__(self, aspire: Aspire, *, patience_s: float = PATIENCE_S) -> None:
         """`aspire(name, versions)` must not block: it is called within the poll."""
         self._aspire = aspire
+        self._patience_s = patience_s
+        self._looks = Patient(_look_at, patience_s)
+        self._polling = threading.Lock()
         self._lock = threading.Lock()
         self._watches: dict[str, _Watch] = {}
 
@@ -139,9 +182,20 @@ class Source:
 
     def poll(self) -> None:
         """Looks at every base path once. Never raises for what the file system says: that is logged, the model keeps its state."""
-        with self._lock:
-            for watch in self._watches.values():
-                self._poll_model(watch)
+        with self._polling:
+            with self._lock:
+                models = [watch.model for watch in self._watches.values()]
+            for model, look in self._looks.each(models):
+                with self._lock:
+                    watch = self._watches.get(model.name)
+                    if watch is not None and watch.model == model:
+                        self._note(watch, look if look is not None else self._hanging(model))
+
+    def _hanging(self, model: SourceModel) -> _Look:
+        return _Look(
+            f"{_ACCESS_ERROR}base path {model.base_path} of servable {model.name} has not answered for {self._patience_s:g} s; "
+            "the model stays as it is until it does"
+        )
 
     def found(self, name: str) -> bool:
         """Whether versions of model `name` are aspired. Takes no lock: never waits for a poll."""
@@ -153,20 +207,23 @@ class Source:
         watch = self._watches.get(name)
         return watch.said if watch is not None else ""
 
-    def _poll_model(self, watch: _Watch) -> None:
-        model = watch.model
-        try:
-            if self._specific_unlisted(watch):
-                return
-            names = files.children(model.base_path)
-        except TfsError as e:
-            self._say(watch, self._access_error(model, e), logging.ERROR)
-            return
-        if names == watch.names and watch.aspired is not None:
+    def _note(self, watch: _Watch, look: _Look) -> None:
+        """Takes in what a look at the base path saw. With the lock."""
+        if look.problem:
+            self._say(watch, look.problem, logging.ERROR)
+        elif look.aspired is not None:
+            watch.names = None
+            watch.said = ""
+            self._hand_on(watch, look.aspired)
+        elif look.names == watch.names and watch.aspired is not None:
             watch.said = "\n".join(
                 watch.warnings
             )  # an unreadable path that is back as it was is nothing to log
-            return
+        else:
+            self._note_names(watch, look.names)
+
+    def _note_names(self, watch: _Watch, names: list[str]) -> None:
+        model = watch.model
         aspired, watch.warnings = aspired_from_names(model, names)
         watch.names = names
         if not aspired:
@@ -177,29 +234,6 @@ class Source:
             )
         self._say(watch, "\n".join(watch.warnings), logging.WARNING)
         self._hand_on(watch, aspired)
-
-    def _specific_unlisted(self, watch: _Watch) -> bool:
-        """`specific` with every `<base>/<version>` there needs no listing (base paths may be large)."""
-        model = watch.model
-        wanted = dict.fromkeys(model.policy.versions)
-        if model.policy.choice is not Choice.SPECIFIC or not wanted:
-            return False
-        aspired = [_at(model, version, str(version)) for version in wanted]
-        if not all(os.path.exists(version.path) for version in aspired):
-            return False
-        watch.names = None
-        watch.said = ""
-        self._hand_on(watch, aspired)
-        return True
-
-    def _access_error(self, model: SourceModel, error: TfsError) -> str:
-        try:
-            files.require(model.base_path)
-        except TfsError as e:
-            error = InvalidArgument(
-                f"Could not find base path {model.base_path} for servable {model.name} with error {e.status_text}"
-            )
-        return f"FileSystemStoragePathSource encountered a filesystem access error: {error.message}"
 
     def _hand_on(self, watch: _Watch, aspired: list[AspiredVersion]) -> None:
         if aspired != watch.aspired:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import wait_until
 
+from tfs.lifecycle import files
 from tfs.lifecycle.source import (
     AspiredVersion,
     Choice,
@@ -112,9 +115,9 @@ def test_specific_versions_that_are_not_there_are_skipped_with_a_warning() -> No
 class Polled:
     """A source with a record of what it handed on."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 30) -> None:
         self.lists: list[tuple[str, list[tuple[int, str]]]] = []
-        self.source = Source(self.aspire)
+        self.source = Source(self.aspire, patience_s=patience_s)
 
     def aspire(self, name: str, versions: Sequence[AspiredVersion]) -> None:
         self.lists.append((name, [(v.version, Path(v.path).name) for v in versions]))
@@ -187,6 +190,65 @@ def test_a_missing_base_path_keeps_its_model_and_touches_no_other(
     assert polled.poll() == []
     assert polled.source.problem("a") == ""
     assert [r.levelno for r in caplog.records] == [logging.ERROR]
+
+
+class DeadMount:
+    """`files.children` hangs for one path until `alive` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+        self.alive, self.inside, self.looks = threading.Event(), threading.Event(), 0
+        real = files.children
+
+        def children(asked: str) -> list[str]:
+            if asked == str(path):
+                self.looks += 1
+                self.inside.set()
+                assert self.alive.wait(60)
+            return real(asked)
+
+        monkeypatch.setattr(files, "children", children)
+
+
+def test_a_base_path_that_hangs_touches_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    polled = Polled(patience_s=0.2)
+    paths = {name: make(tmp_path / name, "1") for name in "abc"}
+    polled.source.set_models([SourceModel(name, str(path)) for name, path in paths.items()])
+    polled.poll()
+    mount = DeadMount(monkeypatch, paths["b"])
+    for path in paths.values():
+        make(path, "2")
+    assert polled.poll() == [("a", [(2, "2")]), ("c", [(2, "2")])]
+    text = polled.source.problem("b")
+    assert text == (
+        f"FileSystemStoragePathSource encountered a filesystem access error: base path {paths['b']} of servable b has not "
+        "answered for 0.2 s; the model stays as it is until it does"
+    )
+    make(paths["c"], "3")
+    assert polled.poll() == [("c", [(3, "3")])]
+    assert [r.getMessage() for r in caplog.records] == [text]
+    assert mount.looks == 1  # nobody else went in there
+    mount.alive.set()
+    wait_until(lambda: polled.poll() == [("b", [(2, "2")])], 20, "the mount to be looked at again")
+    assert polled.source.problem("b") == ""
+
+
+def test_a_hanging_poll_does_not_hold_up_a_new_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    polled = Polled()
+    base = make(tmp_path / "a", "1")
+    polled.source.set_models([SourceModel("a", str(base))])
+    mount = DeadMount(monkeypatch, base)
+    poll = threading.Thread(target=polled.source.poll)
+    poll.start()
+    assert mount.inside.wait(20)
+    polled.source.set_models([])
+    assert polled.lists == [("a", [])]
+    mount.alive.set()
+    poll.join(20)
+    assert polled.lists == [("a", [])]  # what the old look saw is nobody's any more
 
 
 def test_specific_versions_need_no_listing(
