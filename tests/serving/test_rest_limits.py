@@ -160,6 +160,20 @@ def test_unpacked_bodies_count(serve: Callable[..., RestRunning]) -> None:
         assert running.raw(request)[0] == 429
 
 
+def test_bodies_of_examples_count_what_they_become(serve: Callable[..., RestRunning]) -> None:
+    """Three bytes of JSON may stand for an object of hundreds: a body within all limits must not take all memory."""
+    running = serve(RestSettings())
+    before = resident()
+    answer = running.post("/v1/models/m:classify", b'{"examples":[' + b"{}," * 3_000_000 + b"{}]}")
+    assert answer.status_code == 429
+    assert "2147483648 bytes to read as JSON" in answer.json()["error"]
+    assert resident() - before < 256 * MIB
+    wait_until(lambda: running.app.budget.used == 0, 10, "the budget to be given back")
+    assert (
+        running.post("/v1/models/m:classify", b'{"examples":[' + b"{}," * 30_000 + b"{}]}").status_code == 400
+    )
+
+
 def test_tiny_pieces_count_what_they_cost(serve: Callable[..., RestRunning]) -> None:
     """A list of a million pieces of one byte is not one megabyte."""
     running = serve(RestSettings(byte_budget=64 * MIB))

@@ -72,6 +72,10 @@ _GUNZIP_LIMIT: Final = 104_857_600
 _CACHED_ROUTES: Final = 1024
 # What Python keeps for each piece of a body beside its bytes.
 _PART_BYTES: Final = 64
+# And for each object and each value of a JSON body of Examples (measured); three bytes may stand for an object, so there is a limit.
+_OBJECT_BYTES: Final = 800
+_VALUE_BYTES: Final = 40
+_EXAMPLES_LIMIT: Final = 2 << 30
 
 
 class Page(NamedTuple):
@@ -267,7 +271,8 @@ class RestApp:
         code = Code.OK
         try:
             if route.action in _METHODS:
-                answer = await self._by_example(route, await self._body(headers, receive, connection))
+                body = await self._body(headers, receive, connection)
+                answer = await self._by_example(route, body, connection)
             elif route.action == routes.METADATA:
                 answer = self._metadata.json(route.model, route.version, route.label)
             elif route.action == routes.STATUS:
@@ -284,11 +289,18 @@ class RestApp:
         self._count(route.model, _METHODS.get(route.action, METHOD_OTHER), code, started)
         return status, answer
 
-    async def _by_example(self, route: Route, body: bytes) -> bytes:
+    async def _by_example(self, route: Route, body: bytes, connection: Any) -> bytes:
         """Classify or regress: JSON -> Examples -> one run -> JSON."""
         if len(body) < _THREAD_BYTES:
             signature_name, examples = _taken_apart(body)
         else:  # some microseconds per feature
+            weight = _weight(body)
+            if weight > _EXAMPLES_LIMIT:
+                raise TfsError(
+                    f"The Examples of this body take more than {_EXAMPLES_LIMIT} bytes to read as JSON; send fewer, or use gRPC",
+                    Code.RESOURCE_EXHAUSTED,
+                )
+            self._hold(connection, weight)
             signature_name, examples = await asyncio.to_thread(_taken_apart, body)
         spec = messages.ModelSpec(name=_text(route.model), signature_name=signature_name)
         if route.version is not None:
@@ -350,6 +362,11 @@ class RestApp:
                 f"No room for the request: the bodies being received and served exceed {self.budget.limit} bytes "
                 "(--max_held_request_bytes)",
             )
+
+
+def _weight(body: bytes) -> int:
+    """What a JSON body of Examples takes in memory as Python's objects, at most."""
+    return len(body) + _OBJECT_BYTES * body.count(b"{") + _VALUE_BYTES * body.count(b",")
 
 
 def _taken_apart(body: bytes) -> tuple[str, Examples]:
