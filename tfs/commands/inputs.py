@@ -69,6 +69,23 @@ def zeros(signature: Signature, rows: int = 1) -> dict[str, object]:
     return found
 
 
+def check(found: Mapping[str, object], signature: Signature) -> None:
+    """Raises InvalidArgument for inputs that are missing or have another shape than the signature wants."""
+    missing = signature.inputs.keys() - found.keys() - set(signature.defaults)
+    if missing:
+        raise InvalidArgument(f"no value for the input(s) {', '.join(sorted(missing))}")
+    for name, value in found.items():
+        wanted = signature.inputs[name].shape
+        shape = np.asarray(value.values if isinstance(value, Typed) else value).shape
+        if wanted is not None and not (
+            len(shape) == len(wanted) and all(n in (None, m) for n, m in zip(wanted, shape, strict=True))
+        ):
+            shown = ", ".join("?" if size is None else str(size) for size in wanted)
+            raise InvalidArgument(
+                f"input '{name}' has the shape {list(shape)}; the signature wants [{shown}]"
+            )
+
+
 def _whole(text: str, signature: Signature) -> dict[str, object]:
     """An argument that may carry several inputs: an object, an .npz, or the value of the only input."""
     if text.startswith("@") and text.endswith(".npz"):

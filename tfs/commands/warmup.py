@@ -98,6 +98,8 @@ def _made(directory: Path, given: argparse.Namespace) -> list[bytes]:
         signature = inputs.signature_of(metadata, name)
         sent = [inputs.read(given.input, signature)] if given.input else []
         sent = sent or [inputs.zeros(signature, rows) for rows in given.rows or [1]]
+        for one in sent:  # a record that fails keeps the version from loading
+            inputs.check(one, signature)
         head = _calls.spec("model", signature=name)
         records += [_log("Predict", _calls.predict(head, one, ()).request) for one in sent]
     if not records:

@@ -165,6 +165,11 @@ def test_warmup_make(capsys: pytest.CaptureFixture[str], copied_model: Path) -> 
         "--rows",
         "4",
     ]
+    status, _, err = run(capsys, "warmup", "make", str(copied_model), "[1, 2, 3]")
+    assert status == 1
+    assert "input 'features' has the shape [3]; the signature wants [?, 3]" in err
+    status, _, err = run(capsys, "warmup", "make", str(copied_model), "{}")
+    assert (status, "no value for the input(s) features" in err) == (1, True)
     assert run(capsys, *arguments)[0] == 0
     path = copied_model / "1" / "assets.extra" / "tf_serving_warmup_requests"
     with path.open("rb") as file:
