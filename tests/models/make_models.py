@@ -273,8 +273,17 @@ def mnist(path: str) -> Answer:
 
 
 def mnist_large(path: str) -> Answer:
-    """The same with more of everything: some 0.3 ms alone, some 40 µs per image in a batch of 32."""
-    model = cnn(32, 64, dense=128)
+    """Deeper: with one thread per op some 0.3 ms alone, some 40 µs per image in a batch of 32."""
+    convolutions = [
+        keras.layers.Conv2D(16, 3, strides=2 if number < 2 else 1, padding="same", activation="relu")
+        for number in range(16)
+    ]
+    last = [
+        keras.layers.Flatten(),
+        keras.layers.Dense(64, activation="relu"),
+        keras.layers.Dense(10, activation="softmax"),
+    ]
+    model = keras.Sequential([keras.Input((28, 28, 1), name="image"), *convolutions, *last])
     model.export(path, verbose=False)
     return answered(model, "image", "output_0")
 
