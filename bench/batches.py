@@ -131,7 +131,14 @@ def overload(process: Process, effort: Effort) -> list[Row]:
         {**one.row(), "target": name, "samples": samples, "median": medians(samples)}
         for name, samples in (("capacity", closed), ("overloaded", found))
     ]
-    return [*rows, figures_row(workload.name, "overloaded", goodput_of_capacity=statistics.median(shares))]
+    return [
+        *rows,
+        figures_row(
+            workload.name, "overloaded",
+            goodput_of_capacity=statistics.median(shares), generator_cores=medians(found)["generator_cores"],
+            generator_cores_at_capacity=medians(closed)["generator_cores"],
+        ),
+    ]  # fmt: skip
 
 
 def poison(effort: Effort) -> list[Row]:

@@ -110,6 +110,7 @@ def test_open_loop_starts_calls_when_they_are_due(floor: runner.Process, body: P
     assert (got["sent"], got["ok"], got["wrong"], got["lost"]) == (400, 400, 0, 0)
     assert got["per_s"] == pytest.approx(400, rel=0.2)
     assert 0 < got["p50_us"] <= got["p99_us"] <= got["max_us"]
+    assert 0 < got["generator_cores"] < 1.1
 
 
 def test_open_loop_counts_wrong_answers(floor: runner.Process, body: Path) -> None:

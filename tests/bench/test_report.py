@@ -136,6 +136,15 @@ def test_a_lone_client_is_compared_by_its_median_latency(p50: float, met: bool) 
     assert verdict("batching", "one client alone", rows)[1] is met
 
 
+@pytest.mark.parametrize(("share", "met"), [(0.91, True), (0.89, False)])
+def test_goodput_says_what_the_generator_took(share: float, met: bool) -> None:
+    numbers = {"goodput_of_capacity": share, "generator_cores": 0.2, "generator_cores_at_capacity": 0.1}
+    rows = [point("overloaded", "mnist_large"), {"workload": "w", "target": "overloaded", "figures": numbers}]
+    text, reached = verdict("batching", "2 × overload", rows)
+    assert reached is met
+    assert "0.10 cores at capacity, 0.20 at twice" in text
+
+
 def test_a_figure_without_its_rows_is_not_measured() -> None:
     assert {line[3] for line in figures.table({})} == {"–"}
     missing = [{"target": "tfs-native", "missing": "not built"}]
