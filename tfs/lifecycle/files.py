@@ -12,7 +12,7 @@ import re
 import stat
 from typing import Final
 
-from tfs.errors import Code, NotFound, TfsError
+from tfs.errors import Code, InvalidArgument, NotFound, TfsError
 
 _CODES: Final[dict[int, Code]] = {
     errno.ENOENT: Code.NOT_FOUND,
@@ -62,6 +62,8 @@ def require(path: str) -> None:
         raise NotFound(f"{path} not found") from None
     except OSError as e:
         raise os_error(path, e) from None
+    except ValueError as e:  # a NUL character inside
+        raise InvalidArgument(f"{path!r}; {e}") from None
 
 
 def children(path: str) -> list[str]:
@@ -70,6 +72,8 @@ def children(path: str) -> list[str]:
         return sorted(os.listdir(local_path(path)))
     except OSError as e:
         raise os_error(path, e) from None
+    except ValueError as e:
+        raise InvalidArgument(f"{path!r}; {e}") from None
 
 
 def probe_tree(path: str) -> int:

@@ -17,10 +17,13 @@ Seen = TypeVar("Seen")
 
 
 class Patient(Generic[Thing, Seen]):
-    """`look` must not raise. One thread at a time may iterate over `each`."""
+    """`look` must not raise. One thread at a time may iterate over `each`. `late` gets what a look saw whose time was over; it is
+    called by the thread that looked, before that thing is looked at again, so that slow is not the same as dead."""
 
-    def __init__(self, look: Callable[[Thing], Seen], patience_s: float) -> None:
-        self._look, self._patience_s = look, patience_s
+    def __init__(
+        self, look: Callable[[Thing], Seen], patience_s: float, late: Callable[[Thing, Seen], None]
+    ) -> None:
+        self._look, self._patience_s, self._late = look, patience_s, late
         self._lock = threading.Lock()
         self._hanging: set[Thing] = set()
 
@@ -61,7 +64,12 @@ class Patient(Generic[Thing, Seen]):
         for thing in things:
             answer = self._look(thing)
             with self._lock:
-                if given_up.is_set():
+                if not given_up.is_set():
+                    seen.put(answer)
+                    continue
+            try:
+                self._late(thing, answer)
+            finally:
+                with self._lock:
                     self._hanging.discard(thing)
-                    return
-                seen.put(answer)
+            return

@@ -157,10 +157,10 @@ class Source:
     """Polls the base paths of the configured models and hands on changed lists of aspired versions."""
 
     def __init__(self, aspire: Aspire, *, patience_s: float = PATIENCE_S) -> None:
-        """`aspire(name, versions)` must not block: it is called within the poll."""
+        """`aspire(name, versions)` must not block: it is called within the poll, or by the thread that saw a slow path."""
         self._aspire = aspire
         self._patience_s = patience_s
-        self._looks = Patient(_look_at, patience_s)
+        self._looks = Patient(_look_at, patience_s, self._take)
         self._polling = threading.Lock()
         self._lock = threading.Lock()
         self._watches: dict[str, _Watch] = {}
@@ -186,10 +186,14 @@ class Source:
             with self._lock:
                 models = [watch.model for watch in self._watches.values()]
             for model, look in self._looks.each(models):
-                with self._lock:
-                    watch = self._watches.get(model.name)
-                    if watch is not None and watch.model == model:
-                        self._note(watch, look if look is not None else self._hanging(model))
+                self._take(model, look if look is not None else self._hanging(model))
+
+    def _take(self, model: SourceModel, look: _Look) -> None:
+        """What was seen of a base path, if `model` is still as it was when the look began. Any thread."""
+        with self._lock:
+            watch = self._watches.get(model.name)
+            if watch is not None and watch.model == model:
+                self._note(watch, look)
 
     def _hanging(self, model: SourceModel) -> _Look:
         return _Look(

@@ -230,8 +230,30 @@ def test_a_base_path_that_hangs_touches_no_other(
     assert [r.getMessage() for r in caplog.records] == [text]
     assert mount.looks == 1  # nobody else went in there
     mount.alive.set()
-    wait_until(lambda: polled.poll() == [("b", [(2, "2")])], 20, "the mount to be looked at again")
+    wait_until(lambda: ("b", [(2, "2")]) in polled.lists, 20, "what the look saw after all")
     assert polled.source.problem("b") == ""
+    make(paths["b"], "3")
+    wait_until(lambda: polled.poll() == [("b", [(3, "3")])], 20, "the mount to be looked at again")
+
+
+def test_a_base_path_that_is_always_slow_is_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    polled = Polled(patience_s=0.01)
+    base = make(tmp_path / "slow", "1")
+    mount = DeadMount(monkeypatch, base)
+    polled.source.set_models([SourceModel("slow", str(base))])
+    assert polled.poll() == []
+    assert "has not answered" in polled.source.problem("slow")
+    mount.alive.set()
+    wait_until(lambda: polled.lists == [("slow", [(1, "1")])], 20, "what was seen too late")
+    assert mount.looks == 1
+
+
+def test_a_base_path_that_no_system_call_takes_is_a_problem_of_its_model_alone(tmp_path: Path) -> None:
+    polled = Polled()
+    base = make(tmp_path / "good", "1")
+    polled.source.set_models([SourceModel("bad", "/no\0where"), SourceModel("good", str(base))])
+    assert polled.poll() == [("good", [(1, "1")])]
+    assert "embedded null byte" in polled.source.problem("bad")
 
 
 def test_a_hanging_poll_does_not_hold_up_a_new_configuration(
