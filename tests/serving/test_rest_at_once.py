@@ -19,6 +19,7 @@ from rest_support import RestRunning, error_of, read_answer
 from tfs.errors import InvalidArgument
 from tfs.transport import rest_protocol
 from tfs.transport.rest import RestApp, RestSettings
+from tfs.transport.rest_protocol import MAX_AT_ONCE
 
 HEAD = b"POST /v1/models/m:predict HTTP/1.1\r\nHost: h\r\n"
 ONE = HEAD + b"Content-Length: 2\r\n\r\n{}"
@@ -109,6 +110,21 @@ def test_http_1_0_is_closed_both_ways(serve: Callable[..., RestRunning], by_asgi
     assert len(by_asgi) == 1
 
 
+def test_nothing_is_run_after_an_http_1_0_request(serve: Callable[..., RestRunning]) -> None:
+    """One that asks to be kept alive: the parser would read on, the answer is the last all the same."""
+    running = serve([b"[1]"] * 9)
+    last = ONE.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Host: h\r\n", b"Connection: keep-alive\r\n")
+    with running.connect() as connection:
+        connection.sendall(ONE)
+        read_answer(connection)
+        connection.sendall(last * 3)
+        assert everything(connection).count(b"HTTP/1.1 200") == 1
+    with running.connect() as connection:  # whatever the other connection did is over
+        connection.sendall(last)
+        everything(connection)
+    assert len(running.engine.asked) == 3
+
+
 def test_an_answer_before_the_task_has_begun(serve: Callable[..., RestRunning], by_asgi: list[str]) -> None:
     running = serve([(b"[1]",), (b"[2]",), (InvalidArgument("late"),)])
     with running.connect() as connection:
@@ -137,6 +153,25 @@ def test_a_body_that_comes_later(serve: Callable[..., RestRunning], by_asgi: lis
         assert read_answer(connection)[2] == b"[1]"
     assert [asked[1] for asked in running.engine.asked] == [b"{}"] * 3
     assert len(by_asgi) == (2 if cut >= len(ONE) - 2 else 1)
+
+
+@pytest.mark.parametrize("target", [b"http://h:99999999", b"http://[::1", b"http://a:b@c@d", b"http://h"])
+def test_a_target_that_uvicorn_cannot_parse(serve: Callable[..., RestRunning], target: bytes) -> None:
+    """Its authority is nobody's business here, whether the body is there with the headers or comes later."""
+    running = serve([b"[1]"] * 3)
+    request = ONE.replace(b" /v1", b" %s/v1" % target)
+    with running.connect() as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(request)
+        assert read_answer(connection)[2] == b"[1]"
+        connection.sendall(request[:-2])
+        with running.connect() as other:  # by the time of its answer the headers have been read
+            other.sendall(ONE)
+            read_answer(other)
+        connection.sendall(request[-2:])
+        assert read_answer(connection)[2] == b"[1]"
+        connection.sendall(b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n" % target)
+        assert read_answer(connection)[0] == 404
 
 
 def test_chunked_bodies_that_are_there(serve: Callable[..., RestRunning], by_asgi: list[str]) -> None:
@@ -183,6 +218,31 @@ def test_a_pipeline_is_answered_in_one_turn(serve: Callable[..., RestRunning], b
             b"%d" % number for number in range(1, 10)
         ]
     assert len(by_asgi) == 1
+
+
+def test_a_long_pipeline_lets_others_have_their_turn(
+    serve: Callable[..., RestRunning], by_asgi: list[str]
+) -> None:
+    requests = 3 * MAX_AT_ONCE
+    running = serve([b"[%d]" % number for number in range(requests + 1)])
+    turns: list[int] = []
+    real = running.engine.predict_json
+
+    def predict(*arguments: Any) -> Any:
+        if not turns:  # the first of the pipeline: what another callback of the loop sees
+            asyncio.get_running_loop().call_soon(lambda: turns.append(len(running.engine.asked)))
+        return real(*arguments)
+
+    with running.connect() as connection:
+        connection.sendall(ONE)
+        read_answer(connection)
+        running.engine.predict_json = predict
+        last = ONE.replace(b"Host: h\r\n", b"Host: h\r\nConnection: close\r\n")
+        connection.sendall(ONE * (requests - 1) + last)
+        bodies = re.findall(rb"\r\n\r\n\[(\d+)\]", everything(connection))
+    assert [int(body) for body in bodies] == list(range(1, requests + 1))
+    assert turns[0] <= 1 + MAX_AT_ONCE
+    assert len(by_asgi) > 1
 
 
 def test_nothing_is_run_after_the_last_request(serve: Callable[..., RestRunning]) -> None:

@@ -38,6 +38,8 @@ CROWDED_PAUSE_S = 2.0
 CROWDED_BODY_BYTES_PER_S = 1 << 16
 # So much of a body is read after its request was refused, so that the client sees the answer and not a reset.
 MAX_DISCARDED_BYTES = 64 << 20
+# A pipeline of requests that are answered at once keeps the loop for so many runs, then others have their turn.
+MAX_AT_ONCE = 16
 _SWEEP_S = 1.0
 KEEP_ALIVE_S = 50  # as the reference's idle timeout
 _BACKLOG = 2048
@@ -67,6 +69,7 @@ class RestProtocol(HttpToolsProtocol):
         self.at_once = at_once
         self.max_connections = max_connections
         self.postponed = False  # the headers are read, and uvicorn does not know yet
+        self.in_turn = 0  # requests answered at once in this turn of the loop
         self.parts: list[bytes] = []  # the body meanwhile
         self.answered: float = 0.0  # loop time of the last answer
         self.held = 0  # bytes of the present request that count against the budget of all
@@ -95,6 +98,7 @@ class RestProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
+        self.in_turn = 0
         left: bytes | memoryview = data
         while left:  # again only after an offer of another protocol, of which a pipeline may hold many
             left = self._feed(left)
@@ -150,7 +154,10 @@ class RestProtocol(HttpToolsProtocol):
         self.heard = self.began = self.loop.time()
         free = self.cycle is None or self.cycle.response_complete
         gone = self.flow.write_paused or self.transport.is_closing()
-        self.postponed = free and self.at_once is not None and not gone
+        # The parser would read on after an HTTP/1.0 request that asks to be kept alive; its answer is the connection's last.
+        old = self.parser.get_http_version() == "1.0" and self.parser.should_keep_alive()
+        left = self.in_turn < MAX_AT_ONCE
+        self.postponed = free and left and self.at_once is not None and not gone and not old
         if not self.postponed:
             self._give_to_uvicorn(None)
 
@@ -158,10 +165,12 @@ class RestProtocol(HttpToolsProtocol):
         """Makes uvicorn's scope, cycle and task for the request whose headers have been read, and gives them what is there of the body."""
         url, headers, expect = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
-        self.url, self.headers, self.expect_100_continue = url, headers, expect
+        # The path is the application's business: one that uvicorn cannot parse would end the connection without an answer.
+        self.url, self.headers, self.expect_100_continue = b"/", headers, expect
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
         scope |= {"headers": headers, "target": url, "connection": self, "begun": begun}
         super().on_headers_complete()
+        self.url = url
         scope["cycle"] = self.cycle  # its task has not begun yet
         if not self.parser.should_keep_alive():  # older uvicorns do not ask
             self.cycle.keep_alive = False
@@ -196,9 +205,10 @@ class RestProtocol(HttpToolsProtocol):
             self._give_to_uvicorn(answer)
             return False
         self.postponed = False
+        self.in_turn += 1
         self.parts.clear()
         self.answered = self.loop.time()
-        keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+        keep_alive = self.parser.should_keep_alive()
         self.transport.write(message(self.server_state.default_headers, keep_alive, *answer))
         if not keep_alive:
             self.transport.close()
