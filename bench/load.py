@@ -267,11 +267,8 @@ class RestConnection:
         return [(number, head.startswith(b"http/1.1 200") and length == self.size)]
 
 
-def drive(
-    connections: list[Connection], due: np.ndarray, timeout_s: float = 0, in_flight: int = 0
-) -> dict[str, float]:
-    """Starts call i at due[i] seconds from now; returns the summary described in the module's docstring.  With `in_flight` the loop is
-    closed: a call is due when it starts, which it does when no more than so many others are open."""
+def drive(connections: list[Connection], due: np.ndarray, timeout_s: float = 0) -> dict[str, float]:
+    """Starts call i at due[i] seconds from now; returns the summary described in the module's docstring."""
     calls, last = due.tolist(), float(due[-1])  # an array's items are slow to read one by one
     begun, ended, right = [0.0] * len(calls), [0.0] * len(calls), [False] * len(calls)
     waiting: deque[int] = deque()
@@ -281,32 +278,25 @@ def drive(
     zero = time.perf_counter()
     while following < len(calls) or waiting or open_calls:
         now = time.perf_counter() - zero
-        if following == len(calls) and now > last + GRACE_S and not in_flight:
+        if following == len(calls) and now > last + GRACE_S:
             break
-        while (
-            following < len(calls)
-            and calls[following] <= now
-            and (not in_flight or open_calls + len(waiting) < in_flight)
-        ):
+        while following < len(calls) and calls[following] <= now:
             waiting.append(following)
             following += 1
-        for _ in range(len(connections) if waiting else 0):
+        busy = 0
+        while waiting and busy < len(connections):
             connection = connections[turn % len(connections)]
             turn += 1
-            while waiting and connection.idle():
-                number = waiting.popleft()
-                begun[number] = now
-                connection.start(number)
-                open_calls += 1
-                if len(connections) > 1:
-                    break
+            if not connection.idle():
+                busy += 1
+                continue
+            number = waiting.popleft()
+            begun[number], busy = now, 0
+            connection.start(number)
+            open_calls += 1
         writers = [connection.sock for connection in connections if connection.out and not flush(connection)]
-        pause = (
-            calls[following] - (time.perf_counter() - zero)
-            if following < len(calls) and not in_flight
-            else 0.05
-        )
-        readable, _, _ = select.select(sockets, writers, [], 0 if waiting else max(0.0, pause))
+        pause = calls[following] - (time.perf_counter() - zero) if following < len(calls) else 0.05
+        readable, _, _ = select.select(sockets, writers, [], max(0.0, pause))
         for sock in readable:
             data = sock.recv(RECEIVE)
             if not data:
@@ -314,8 +304,7 @@ def drive(
             for number, good in readers[sock].feed(data):
                 ended[number], right[number] = time.perf_counter() - zero, good
                 open_calls -= 1
-    started = np.array(begun)
-    return summary(started if in_flight else due, started, np.array(ended), np.array(right), timeout_s)
+    return summary(due, np.array(begun), np.array(ended), np.array(right), timeout_s)
 
 
 def flush(connection: Connection) -> bool:
@@ -366,12 +355,6 @@ def main() -> None:
     )
     parser.add_argument("--rate", type=float, required=True, help="calls per second")
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument(
-        "--in_flight",
-        type=int,
-        default=0,
-        help="a closed loop of so many calls; --rate x --seconds calls in all",
-    )
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--timeout_ms", type=int, default=0, help="gRPC deadline of every call; 0 = none")
     parser.add_argument(
@@ -392,10 +375,10 @@ def main() -> None:
     connections: list[Connection] = [kind(arguments.port, request) for _ in range(arguments.connections)]
     count = max(1, int(arguments.rate * arguments.seconds))
     gaps = np.random.default_rng(11).exponential(1 / arguments.rate, count)
-    due = np.zeros(count) if arguments.in_flight else np.cumsum(gaps) + 0.05
+    due = np.cumsum(gaps) + 0.05
     wake_on_time()
     before, started = time.process_time(), time.perf_counter()
-    result = drive(connections, due, arguments.timeout_ms / 1e3, arguments.in_flight)
+    result = drive(connections, due, arguments.timeout_ms / 1e3)
     cores = (time.process_time() - before) / (time.perf_counter() - started)
     print(json.dumps({**result, "generator_cores": cores}))
 

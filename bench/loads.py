@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -60,11 +61,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Pressure:
-    """Connections, requests in flight on each, and how long."""
+    """Connections, requests in flight on each, and how long.  With `rate` calls start so often per second (gRPC only), whether or not others
+    have ended, with a deadline of `timeout_ms`; then `streams` is only the most that may be open."""
 
     connections: int
     streams: int
     seconds: float
+    rate: float = 0
+    timeout_ms: int = 0
 
 
 def tools_missing() -> list[str]:
@@ -88,7 +92,7 @@ def grpc_once(port: int, call: Call, timeout_s: float = 60, calls: int = 1) -> i
 def grpc_load(
     process: Process, call: Call, pressure: Pressure, percentiles: bool = False
 ) -> dict[str, float]:
-    """One round of h2load: {cpu_us, ok, wrong, per_s, mean_us, cores}; cpu_us is the server's, per right answer.  With `percentiles` also
+    """One round of h2load: {cpu_us, ok, wrong, per_s, mean_us, cores, generator_cores}; cpu_us is the server's, per right answer.  With `percentiles` also
     p50_us and p99_us, for which h2load writes a line per call: not for loads of 50,000 calls per second."""
     port = process.launch.ports["grpc"]
     size = grpc_once(port, call) + 5  # the frame's prefix
@@ -99,12 +103,14 @@ def grpc_load(
         log = stack.enter_context(tempfile.NamedTemporaryFile(prefix="bench-log-")) if percentiles else None
         run = partial(h2load, port, call.path, body.name, pressure, log=log.name if log else "")
         key = (call.path, len(call.body), pressure)
-        rate = process.rates.get(key) or trial_rate(
-            partial(h2load, port, call.path, body.name, pressure), pressure
+        rate = (
+            pressure.rate
+            or process.rates.get(key)
+            or trial_rate(partial(h2load, port, call.path, body.name, pressure), pressure)
         )
-        before = process.cpu_s()
-        result = run(count=max(int(rate * pressure.seconds), in_flight(pressure)))
-        cpu = process.cpu_s() - before
+        before, took = process.cpu_s(), children_cpu_s()
+        result = run(count=max(int(rate * pressure.seconds), 0 if pressure.rate else in_flight(pressure)))
+        cpu, took = process.cpu_s() - before, children_cpu_s() - took
         times = response_times_us(log.name) if log else None
     if grpc_once(port, call) + 5 != size:
         raise RuntimeError(f"{process.launch.name}: the size of the answer changed during the round")
@@ -121,10 +127,17 @@ def grpc_load(
         "per_s": ok / elapsed,
         "mean_us": result["mean"] * 1e6,
         "cores": cpu / elapsed,
+        "generator_cores": took / elapsed,
     }
     if times is not None:
         sample |= dict(zip(("p50_us", "p99_us"), map(float, np.percentile(times, (50, 99))), strict=True))
     return sample
+
+
+def children_cpu_s() -> float:
+    """User and system time of the children that have ended: the load generators."""
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def in_flight(pressure: Pressure) -> int:
@@ -153,6 +166,8 @@ def h2load(
         *("h2load", "-n", str(count), "-c", str(pressure.connections), "-m", str(pressure.streams)),
         *("-d", body, "-w", "24", "-W", "24", "-H", "content-type: application/grpc", "-H", "te: trailers"),
         *((f"--log-file={log}",) if log else ()),
+        *((f"--rps={pressure.rate / pressure.connections}",) if pressure.rate else ()),
+        *(("-H", f"grpc-timeout: {pressure.timeout_ms}m") if pressure.timeout_ms else ()),
         f"http://127.0.0.1:{port}{path}",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)

@@ -289,10 +289,8 @@ def open_loop(
     *,
     beside: bytes = b"",
     beside_calls: int = 0,
-    timeout_ms: int = 0,
-    in_flight: int = 0,
 ) -> Sample:
-    """One run of bench.load in its own process; `beside`, … as its flags (with `in_flight` its loop is closed)."""
+    """One run of bench.load in its own process; `beside`, … as its flags."""
     port = process.launch.ports[one.face]
     size = (loads.grpc_once if one.face == "grpc" else loads.rest_once)(port, one.call)
     with tempfile.TemporaryDirectory(prefix="bench-body-") as directory:
@@ -309,8 +307,8 @@ def open_loop(
                 f"--path={one.call.path}",
             ),
             *(f"--body={bodies[0]}", f"--size={size}", f"--rate={rate}", f"--seconds={one.pressure.seconds}"),
-            *(f"--connections={one.pressure.connections}", f"--timeout_ms={timeout_ms}"),
-            *(f"--beside={bodies[1]}", f"--beside_calls={beside_calls}", f"--in_flight={in_flight}"),
+            f"--connections={one.pressure.connections}",
+            *(f"--beside={bodies[1]}", f"--beside_calls={beside_calls}"),
         ]
         before = process.cpu_s()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)

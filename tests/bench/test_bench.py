@@ -118,16 +118,6 @@ def test_open_loop_counts_wrong_answers(floor: runner.Process, body: Path) -> No
     assert (got["sent"], got["ok"], got["good"], got["wrong"]) == (20, 0, 0, 20)
 
 
-def test_closed_loop_holds_its_calls_and_is_faster_than_its_rate(floor: runner.Process, body: Path) -> None:
-    """`rate` x `seconds` only says how many calls there are; as many are open as asked for."""
-    size = f"--size={answer_size(floor, body)}"
-    got = load(floor, body, size, "--rate=100", "--seconds=5", "--in_flight=4")
-    assert (got["sent"], got["ok"], got["lost"]) == (500, 500, 0)
-    assert got["per_s"] > 200
-    # Little's law: calls in flight = rate x time in the system.
-    assert got["per_s"] * got["mean_us"] / 1e6 <= 4.1
-
-
 def test_calls_of_several_frames_arrive_whole(floor: runner.Process, body: Path) -> None:
     """Bodies beyond a frame, and beyond the window that HTTP/2 begins with; the echo's answers are as long."""
     if "grpc" not in floor.launch.ports:

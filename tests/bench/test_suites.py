@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench import figures, loads, many_models, registry, reload_memory, runner, swap, workloads  # noqa: E402
 from bench.loads import Pressure  # noqa: E402
-from bench.suites import Effort, case, running, warm  # noqa: E402
+from bench.suites import Effort, case, open_loop, running, warm  # noqa: E402
 from bench.versions import PLUS  # noqa: E402
 
 BRIEFLY = Effort(1, 0.2, quick=True)
@@ -74,9 +74,21 @@ def test_a_round_of_h2load_counts_answers_and_remembers_their_rate() -> None:
         assert 0 < got["p50_us"] <= got["p99_us"]
         assert got["cpu_us"] >= 0
         assert list(process.rates.values()) == [pytest.approx(got["per_s"], rel=0.01)]
+        paced = loads.grpc_load(process, one.call, Pressure(2, 100, 0.5, rate=200, timeout_ms=5000))
+        assert (paced["ok"], paced["wrong"]) == (100, 0)
+        assert paced["per_s"] == pytest.approx(200, rel=0.3)
         refused = loads.Call(one.call.path, b"", lambda answer: True)
         with pytest.raises(Exception, match="INVALID_ARGUMENT"):
             loads.grpc_load(process, refused, one.pressure)
+
+
+def test_an_open_loop_beside_bad_neighbours_counts_only_its_own_calls() -> None:
+    workload = workloads.recorded("half_plus_two")
+    with running(["tfs-native"], workload.model) as processes:
+        one = case("tfs-native", "grpc", workload, Pressure(2, 1, 0.5))
+        bad = workloads.predict_request("nobody", workload.inputs, False)
+        got = open_loop(processes["tfs-native"], one, 100, beside=bad, beside_calls=2)
+        assert (got["sent"], got["ok"], got["wrong"], got["lost"]) == (50, 50, 0, 0)
 
 
 @needs_wrk
