@@ -61,12 +61,14 @@ class Bench:
         _fastpath.fake_runtime()
         self.runs: list[list[Tensor]] = []
         self.now = 0
+        self.during: Callable[[], object] = lambda: None  # called within every run
         self._session = session
         traits = 2 if stateless else 0
         self.core = _fastpath._ProbeBatcher(parameters, self._run, signatures, traits)
 
     def _run(self, feeds: list[Tensor]) -> list[Tensor]:
         self.runs.append(feeds)
+        self.during()
         return self._session(feeds)
 
     def submit(self, *inputs: Tensor | None, **options: Any) -> int:

@@ -189,6 +189,53 @@ def test_when_all_are_late_the_newest_run(bench: Callable[..., Bench]) -> None:
     assert b.step() is None
 
 
+def test_hopeless_batches_run_for_a_newer_estimate_now_and_then_only(bench: Callable[..., Bench]) -> None:
+    """Calls with 1 ms for a model that takes 10 ms: running them all would be work for nobody."""
+    b = bench(max_batch_size=2, max_enqueued_batches=100)
+    b.call(0)
+    b.step(run_ns=10 * MS)
+
+    def hopeless() -> list[int]:
+        return [b.call(i, deadline=b.now + 1 * MS) for i in range(5)]
+
+    b.during = lambda: [b.core.expire(call) for call in waiting]
+    waiting = hopeless()
+    assert b.step(run_ns=10 * MS) == waiting[3:]
+    runs = 0
+    for _ in range(30):
+        waiting = hopeless()
+        while (batch := b.step(run_ns=10 * MS)) is not None:
+            runs += bool(batch)
+            assert all(b.answer(call)[0] == errors.Code.DEADLINE_EXCEEDED for call in batch)
+        b.now += 10 * MS
+    assert 2 <= runs <= 4  # 300 ms, one in a hundred milliseconds
+
+
+def test_a_wrong_estimate_is_left_at_once(bench: Callable[..., Bench]) -> None:
+    """The batch that runs although all are thought late is in time: so is the next."""
+    b = bench(max_batch_size=2, max_enqueued_batches=100)
+    b.call(0)
+    b.step(run_ns=1000 * MS)
+    for _ in range(20):
+        for i in range(4):
+            b.call(i, deadline=b.now + 50 * MS)
+        taken = b.step(run_ns=1 * MS)
+        assert taken
+        assert all(b.got(call) for call in taken)
+        while b.step(run_ns=1 * MS) is not None:
+            pass
+        b.now += 5 * MS
+
+
+def test_a_call_whose_time_is_over_is_not_run(bench: Callable[..., Bench]) -> None:
+    """Even before the timer has said so, and with nobody behind it."""
+    b = bench(max_batch_size=2)
+    call = b.call(1, deadline=5 * MS)
+    b.now += 6 * MS
+    assert b.step() == []
+    assert b.answer(call)[0] == errors.Code.DEADLINE_EXCEEDED
+
+
 def test_twice_too_many_calls_leave_nine_tenths_of_the_capacity(bench: Callable[..., Bench]) -> None:
     """Eight calls come while four can be done, each with 50 ms, in a queue that would take them all."""
     b = bench(max_batch_size=4, max_enqueued_batches=1000)

@@ -11,6 +11,7 @@
 
 cdef enum:
     BATCH_SPREADS = 4              # how many spreads beyond its mean a batch is expected to end at the latest
+    BATCH_REVIVE_NS = 100 * NS_PER_MS  # between two batches of calls that are all expected to be late, and are
 
 
 cdef bint batch_decide(const BatchQueue* queue, const BatchParams* params, int64_t now, int64_t* when) noexcept nogil:
@@ -113,14 +114,16 @@ cdef void batch_pull(BatchQueue* queue, Batch* batch, int64_t limit, int64_t nee
         behind = queue.first
 
 
-cdef void batch_revive(Batch* batch, int64_t limit) noexcept nogil:
-    """All are late, or the estimate is wrong: then the newest run, as many as fit, so that there is a newer estimate."""
+cdef void batch_revive(Batch* batch, int64_t limit, int64_t now) noexcept nogil:
+    """All are late, or the estimate is wrong: then the newest run, as many as fit, so that there is a newer estimate.  If nobody waited
+    for their results, it was right, and the next ones are not run for a while (see batcher_done)."""
     cdef int32_t i = batch.count
-    while i > 0 and batch.rows + (0 if batch_gone(&batch.tasks[i - 1]) else batch.tasks[i - 1].rows) <= limit:
+    while i > 0 and batch.rows + (0 if batch_leaves(&batch.tasks[i - 1], now) else batch.tasks[i - 1].rows) <= limit:
         i -= 1
-        if not batch_gone(&batch.tasks[i]):
+        if not batch_leaves(&batch.tasks[i], now):
             batch.rows += batch.tasks[i].rows
-    batch_part(batch, i, 0)
+    batch_part(batch, i, now)
+    batch.revived = batch.live > 0
 
 
 cdef void batch_recount(Batch* batch) noexcept nogil:
@@ -157,7 +160,7 @@ cdef Batch* batch_queue_take(BatchQueue* queue, int64_t now) noexcept nogil:
     """Pops the first batch and settles who goes along.  It may have no live task left: then its calls only wait to be dropped."""
     cdef Batcher* batcher = queue.batcher
     cdef Batch* batch = batch_pop(queue)
-    cdef int64_t rows = 0, needed_by = 0
+    cdef int64_t rows = 0, needed_by = now
     cdef int32_t most = queue.narrow
     cdef int32_t i
     if queue.first != NULL:                      # others want the room: who will probably not be done in time goes
@@ -165,8 +168,8 @@ cdef Batch* batch_queue_take(BatchQueue* queue, int64_t now) noexcept nogil:
     batch_part(batch, 0, needed_by)
     if batch.live < batch.count and not queue.word[0]:           # padded rows have no one width: no moving up
         batch_pull(queue, batch, batcher.params.limit, needed_by)
-    if batch.live == 0:
-        batch_revive(batch, batcher.params.limit)
+    if batch.live == 0 and now >= queue.revive_ns:
+        batch_revive(batch, batcher.params.limit, now)
     if most > 0:
         batch_refill(batcher, now)
         if batcher.tokens < BATCH_RERUN_RESERVE:
@@ -230,6 +233,8 @@ cdef void batcher_done(Batcher* batcher, Batch* batch, int64_t run_ns, bint fail
     cdef BatchQueue* queue = batch.queue
     if run_ns > 0:
         batch_time(queue, run_ns)
+    if batch.revived:
+        queue.revive_ns = 0 if batch.in_time else batch.taken_ns + run_ns + BATCH_REVIVE_NS
     if failed and batch.live > 1:
         if queue.narrow == 0 or batch.live > queue.narrow_until:
             queue.narrow_until = batch.live

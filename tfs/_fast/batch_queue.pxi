@@ -75,6 +75,8 @@ cdef struct Batch:
     int64_t opened_ns              # when its first call came
     int64_t taken_ns
     int64_t expected_ns            # the queue's run_ns when it was taken; 0 = unknown
+    int32_t revived                # all its calls were expected to be late; it runs for a newer estimate
+    int32_t in_time                # calls whose result somebody still waited for
 
 cdef struct BatchQueue:
     BatchQueue* chain              # hash bucket
@@ -97,6 +99,7 @@ cdef struct BatchQueue:
     int64_t seen                   # batches whose time is known
     int64_t run_ns                 # smoothed time of one batch; 0 = unknown
     int64_t spread_ns              # smoothed distance of a batch's time from it
+    int64_t revive_ns              # no batch of late calls runs before: the last one was late indeed
     Batch* first
     Batch* last
 
