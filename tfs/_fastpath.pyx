@@ -7,7 +7,7 @@ This file is the table of contents.  The parts below are one module, in the orde
   nouns       platform  types  status  wire  crc32c
   counting    counters  stages
   codec       dtypes  tensor  request  response
-  TensorFlow  tensorflow  crash  session  heal  graph  op_traits
+  TensorFlow  tensorflow  crash  session  heal  graph  op_traits  rank
   model       plan  signature  serving_map
   engine      engine  timer  runner  lifetime
   batching    batch_counters  batch_queue  batch_admit  batch_decide  batch_assemble  batch_run  batch_pool  batch_face
@@ -68,6 +68,7 @@ include "_fast/session.pxi"
 include "_fast/heal.pxi"
 include "_fast/graph.pxi"
 include "_fast/op_traits.pxi"
+include "_fast/rank.pxi"
 include "_fast/plan.pxi"
 include "_fast/signature.pxi"
 include "_fast/serving_map.pxi"

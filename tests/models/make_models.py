@@ -197,6 +197,20 @@ def poison(path: str) -> None:
     export_function(path, lambda x: {"y": tf.debugging.check_numerics(x, "poison") / 2 + 2}, x=spec(None))
 
 
+def convolutions(path: str) -> None:
+    """`flat` is reshaped before its convolution, `image` only gets one more dimension, `offset` meets neither."""
+    kernel = tf.constant(RNG.standard_normal((3, 3, 1, 2)), tf.float32)
+
+    def summed(images: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.nn.conv2d(images, kernel, 1, "SAME"), [1, 2])
+
+    def both(flat: tf.Tensor, image: tf.Tensor, offset: tf.Tensor) -> dict[str, tf.Tensor]:
+        reshaped = summed(tf.reshape(flat, [-1, 28, 28, 1]))
+        return {"y": reshaped + offset, "z": summed(tf.expand_dims(image, -1))}
+
+    export_function(path, both, flat=spec(None, 784), image=spec(None, 28, 28), offset=spec())
+
+
 def counter(path: str) -> None:
     """Stateful: the first call answers 1, the next 2."""
     module = tf.Module()
@@ -340,7 +354,7 @@ def mnist_tf1(path: str) -> Answer:
 
 MODELS: tuple[Callable[[str], Answer | None], ...] = (
     half_plus_two, echo, scalar, strings, outputs20, inputs64, embedding, images, denormal,
-    loop, slow_loop, slow_matmul, stuck, poison, counter, assign_input, py_function,
+    loop, slow_loop, slow_matmul, stuck, poison, convolutions, counter, assign_input, py_function,
     mnist, mnist_large, keras_sequential, keras_subclassed, mnist_tf1,
 )  # fmt: skip
 

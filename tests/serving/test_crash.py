@@ -42,6 +42,30 @@ def test_a_convolution_net_survives_images_of_another_rank(
     server.stop()
 
 
+def test_only_ranks_that_may_reach_a_convolution_are_refused(
+    start_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, models: Path
+) -> None:
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "1")
+    server = start_server("--model_name=m", f"--model_base_path={models}/convolutions").wait_ready()
+    good = {"flat": (1, 784), "image": (1, 28, 28), "offset": ()}
+    with Client(server.target) as client:
+
+        def answered(**other: tuple[int, ...]) -> int:
+            inputs = {name: np.zeros(shape, np.float32) for name, shape in {**good, **other}.items()}
+            return len(client.predict("m", inputs, timeout=20)["y"])
+
+        for shape in [(784,), (28, 28), (1, 28, 28), (1, 28, 28, 1), (1, 1, 28, 28, 1)]:
+            assert answered(flat=shape) == 1
+        assert answered(offset=(1,)) == answered(offset=(1, 1)) == 1
+        with pytest.raises(InvalidArgument, match="Input to reshape is a tensor with 1 values"):
+            answered(flat=())
+        for shape in [(), (784,), (28, 28), (1, 28, 28, 1)]:
+            with pytest.raises(InvalidArgument, match='input "image" must have rank 3'):
+                answered(image=shape)
+        assert answered() == 1
+    server.stop()
+
+
 def test_the_log_names_what_was_running(start_server: Callable[..., Server], models: Path) -> None:
     server = start_server("--model_name=stuck", f"--model_base_path={models}/stuck").wait_ready()
 

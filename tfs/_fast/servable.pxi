@@ -147,6 +147,8 @@ cdef class LoadedServable:
             graph_reach(index, [span_bytes(plan.outputs[i].tensor) for i in range(plan.output_count)],
                         [span_bytes(plan.inputs[i].tensor) for i in range(plan.input_count)], ops, variables)
             plan.traits = op_traits(ops, functions) | (GRAPH_MANY_DEVICES if accelerator else 0)
+            if plan.traits & GRAPH_ABORTS_ON_RANK:
+                rank_free(index, plan)
             python_ops |= ops & PYTHON_OPS
             plan = plan.next
         if python_ops:
@@ -161,9 +163,10 @@ cdef class LoadedServable:
         """
         cdef bytes name = b"\0union\0" + b"\0".join(sorted({signature.encode() for signature in signatures}))
         cdef bytes raw
-        cdef dict inputs = {}, outputs = {}
+        cdef dict inputs = {}, outputs = {}, ranks = {}
         cdef Plan* plan
         cdef Plan* part
+        cdef int32_t i
         self.check_open()
         with self.define_lock:
             if plan_find(self.core, bytes_span(name)) == NULL:
@@ -176,6 +179,9 @@ cdef class LoadedServable:
                     if part == NULL:
                         raise errors.InvalidArgument(f"Requested signature not found in model graph: {signature}")
                     traits = (traits | part.traits) & ~(GRAPH_STATELESS & ~part.traits)
+                    for i in range(part.input_count):
+                        tensor = span_bytes(part.inputs[i].tensor)
+                        ranks[tensor] = max(part.inputs[i].rank, ranks.get(tensor, -1))
                     fields = message_fields(bytes_span(self.signature_defs[signature]))
                     for info in message_map(fields, SIGNATURE_INPUTS).values():
                         inputs[dict(message_fields(bytes_span(info)))[INFO_NAME]] = info
@@ -183,6 +189,8 @@ cdef class LoadedServable:
                         outputs[dict(message_fields(bytes_span(info)))[INFO_NAME]] = info
                 plan = plan_make(self.model.graph, name, inputs, outputs, {}, self.keep)
                 plan.traits = traits
+                for i in range(plan.input_count):
+                    plan.inputs[i].rank = ranks[span_bytes(plan.inputs[i].tensor)]
                 self.add_plan(plan)
                 self.unions += 1
         return name.decode()

@@ -80,7 +80,7 @@ cdef struct InputSlot:             # one input of a signature
     Span alias                     # owned by the plan
     Span tensor                    # tensor name "node:0"
     int32_t dtype                  # as the signature declares it (REST converts by it; gRPC never checks it)
-    int32_t rank                   # as the signature declares it, -1: any; looked at only under GRAPH_ABORTS_ON_RANK
+    int32_t rank                   # as the signature declares it, -1: any (see rank.pxi); looked at only under GRAPH_ABORTS_ON_RANK
     TF_Tensor* fallback            # SignatureDef.defaults, else NULL
 
 cdef struct OutputSlot:            # one output of a signature
