@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import json
@@ -668,6 +669,45 @@ def test_stop_finishes_what_is_under_way(serve: Callable[..., RestRunning]) -> N
         assert idle.recv(10) == b""
     with pytest.raises(OSError):
         running.connect()
+
+
+@pytest.mark.parametrize("part", [b"{}", b"{"], ids=["running", "uploading"])
+def test_stop_tells_those_whose_time_is_over(
+    serve: Callable[..., RestRunning], caplog: pytest.LogCaptureFixture, part: bytes
+) -> None:
+    running = serve()
+    running.engine.json_answer, running.engine.late = None, None  # never answers
+    with running.connect() as connection:
+        connection.sendall(
+            b"POST /v1/models/m:predict HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n" + part
+        )
+        wait_until(lambda: bool(running.server.server_state.tasks), 10, "the request")
+        running.on_loop(running.server.stop(0))
+        status, headers, body = read_answer(connection)
+        assert (status, headers["connection"]) == (503, "close")
+        assert error_of(body) == "The server is shutting down"
+        assert connection.recv(10) == b""
+    assert all(ticket.cancelled for ticket in running.engine.tickets)
+    assert "Traceback" not in caplog.text
+
+
+def test_stop_does_not_wait_for_clients_that_do_not_read(serve: Callable[..., RestRunning]) -> None:
+    running = serve()
+    running.engine.json_answer = b"x" * (16 << 20)
+    with running.connect() as connection:
+        connection.sendall(
+            b"POST /v1/models/m:predict HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}" * 3
+        )
+        wait_until(
+            lambda: len(running.engine.asked) == 2, 10, "the second request, which waits for the first answer"
+        )
+        running.on_loop(asyncio.wait_for(running.server.stop(0), 10))
+        assert not running.on_loop(tasks_of(running))
+
+
+async def tasks_of(running: RestRunning) -> list[Any]:
+    await asyncio.sleep(0)
+    return [task for task in running.server.server_state.tasks if not task.done()]
 
 
 def test_a_taken_port_is_an_error_that_names_it(serve: Callable[..., RestRunning]) -> None:

@@ -180,6 +180,12 @@ class RestApp:
             await respond(scope, refused.status, self._headers, error_body(refused.message))
         except _Gone:
             pass
+        except asyncio.CancelledError:  # the grace of the server's end is over
+            scope["cycle"].keep_alive = False
+            if connection.flow.write_paused:  # who does not read would keep the end waiting
+                connection.transport.abort()
+            else:
+                await respond(scope, 503, self._headers, error_body("The server is shutting down"))
         finally:
             if connection.held:
                 self.budget.give_back(connection)

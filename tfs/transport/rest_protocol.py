@@ -41,6 +41,8 @@ MAX_DISCARDED_BYTES = 64 << 20
 # A pipeline of requests that are answered at once keeps the loop for so many runs, then others have their turn.
 MAX_AT_ONCE = 16
 _SWEEP_S = 1.0
+# What was cancelled has so long to say so.
+_CANCEL_S = 1.0
 KEEP_ALIVE_S = 50  # as the reference's idle timeout
 _BACKLOG = 2048
 
@@ -356,11 +358,14 @@ class RestServer(uvicorn.Server):
         self._tasks = [asyncio.create_task(self.main_loop()), asyncio.create_task(self._sweep())]
 
     async def stop(self, grace_s: float) -> None:
-        """Accepts nothing more, lets requests under way finish for `grace_s`, then closes what is left."""
+        """Accepts nothing more, lets requests under way finish for `grace_s`, then has the rest cancelled (503) and closes what is left."""
         self.should_exit = True
         self.config.timeout_graceful_shutdown = max(1, round(grace_s))
         self._tasks[1].cancel()
         await self.shutdown(sockets=[self._socket])
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=_CANCEL_S)
+            await asyncio.sleep(0)  # uvloop writes at the end of a turn
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
