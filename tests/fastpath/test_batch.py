@@ -55,6 +55,48 @@ def test_an_open_batch_waits_for_its_first_calls_timeout(bench: Callable[..., Be
     assert b.step() == [first, second]
 
 
+def alone(b: Bench) -> None:
+    """As many calls one after the other as make a client known to be alone; each waits for its timeout."""
+    for _ in range(16):
+        began = b.now
+        b.call(1)
+        assert b.core.due() == began + 100 * US
+        assert b.step() is None
+        b.finish()
+
+
+def test_a_client_alone_does_not_wait(bench: Callable[..., Bench]) -> None:
+    b = bench(max_batch_size=4, batch_timeout_micros=100)
+    alone(b)
+    for _ in range(3):
+        call = b.call(2)
+        assert b.core.due() == b.now
+        assert b.step() == [call]
+
+
+def test_company_while_it_runs_makes_a_client_wait_again(bench: Callable[..., Bench]) -> None:
+    b = bench(max_batch_size=4, batch_timeout_micros=100)
+    alone(b)
+    first = b.call(2)
+    b.during = lambda: b.call(3)
+    assert b.step() == [first]
+    b.during = lambda: None
+    assert b.core.due() == b.now + 100 * US
+    b.finish()
+    b.call(4)
+    assert b.core.due() == b.now + 100 * US
+
+
+def test_company_while_it_waits_for_a_thread_makes_a_client_wait_again(bench: Callable[..., Bench]) -> None:
+    b = bench(max_batch_size=4, batch_timeout_micros=100)
+    alone(b)
+    both = [b.call(2), b.call(3)]
+    b.now += 100 * US
+    assert b.step() == both
+    b.call(4)
+    assert b.core.due() == b.now + 100 * US
+
+
 def test_a_full_batch_runs_at_once(bench: Callable[..., Bench]) -> None:
     b = bench(max_batch_size=3, batch_timeout_micros=100)
     calls = [b.call(1), b.call(2, 3)]

@@ -158,6 +158,8 @@ cdef BatchQueue* batch_enqueue(Batcher* batcher, Call* call, const BatchKey* key
         if queue == NULL:
             refusal.reason = BATCH_NO_MEMORY
             return NULL
+    if queue.calls > 0 or queue.running > 0:     # or the same client was faster than the end of its own batch: hence not 0
+        queue.lone //= 2
     memset(&task, 0, sizeof(task))
     task.call = call
     task.queued_ns = now

@@ -6,10 +6,13 @@
 #   * Queues with work are served in turn; within a queue batches go in order and calls in order.
 #   * Calls answered while they waited (deadline, cancel) leave when their batch is taken, and those behind move up, so that
 #     an overloaded queue still runs full batches.  Where others wait for the room, calls that will not be done in time go too.
+#   * A client alone does not wait: after BATCH_LONE batches of one call, during none of which another came, the next starts at once,
+#     until two calls are there at a time again.
 #   * A queue that met a bad value takes fewer calls per batch (`narrow`) until clean runs let it grow again: a bad call then
 #     costs less, and when the rerun budget is low, calls run alone, so that nobody can be spoiled.
 
 cdef enum:
+    BATCH_LONE = 16                # enough to tell a lone client from a pause between two bursts
     BATCH_SPREADS = 4              # how many spreads beyond its mean a batch is expected to end at the latest
     BATCH_REVIVE_NS = 100 * NS_PER_MS  # between two batches of calls that are all expected to be late, and are
 
@@ -22,7 +25,9 @@ cdef bint batch_decide(const BatchQueue* queue, const BatchParams* params, int64
         return False
     if batch.next != NULL or batch.closed or batch.rows >= params.limit or batch.count >= params.limit + BATCH_EMPTY_CALLS:
         return True
-    when[0] = batch.opened_ns + params.timeout_ns
+    when[0] = batch.opened_ns
+    if batch.count > 1 or queue.lone < BATCH_LONE:
+        when[0] += params.timeout_ns
     return now >= when[0]
 
 
@@ -181,6 +186,7 @@ cdef Batch* batch_queue_take(BatchQueue* queue, int64_t now) noexcept nogil:
     queue.rows -= rows
     queue.calls -= batch.count
     batcher.rows -= rows
+    queue.lone = queue.lone + (queue.lone < BATCH_LONE) if batch.count == 1 else 0
     batch.expected_ns = queue.run_ns
     batch.taken_ns = now
     queue.running += 1

@@ -93,6 +93,7 @@ cdef struct BatchQueue:
     int32_t running                # batches taken and not finished: keeps the queue
     int32_t narrow                 # most calls per batch while bad values come; 0 = no such limit
     int32_t narrow_until           # calls per batch at which `narrow` is lifted
+    int32_t lone                   # batches of one call in a row that nobody else came near
     int64_t rows
     int64_t calls                  # and pieces of calls
     int64_t width                  # elements per row when nothing is padded
