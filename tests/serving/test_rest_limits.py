@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import resource
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,23 @@ def test_a_body_larger_than_the_budget_comes_in(serve: Callable[..., RestRunning
     for _ in range(3):
         assert running.post(PREDICT, bytes(8 * MIB)).status_code == 200
     wait_until(lambda: running.app.budget.used == 0, 10, "the budget to be given back")
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new route", "known route"])
+def test_a_body_that_comes_whole_counts(serve: Callable[..., RestRunning], known: bool) -> None:
+    running = serve(RestSettings(byte_budget=MIB))
+    if known:
+        assert running.post(PREDICT).status_code == 200
+    running.engine.json_answer, running.engine.late = None, None
+    size = 2 * FREE_BYTES
+    sent = threading.Event()
+    running.server._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MIB)  # for all of it
+    with running.connect() as connection:
+        running.loop.call_soon_threadsafe(sent.wait, 10)  # so that the server reads all of it at once
+        connection.sendall(head(size) + bytes(size))
+        sent.set()
+        wait_until(lambda: bool(running.engine.tickets), 10, "the call")
+        assert running.app.budget.used >= size
 
 
 def test_unpacked_bodies_count(serve: Callable[..., RestRunning]) -> None:

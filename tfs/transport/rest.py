@@ -25,7 +25,7 @@ from tfs.service.metadata import MetadataService
 from tfs.service.model import ModelService
 from tfs.service.waiting import Late
 from tfs.transport import rest_routes as routes
-from tfs.transport.byte_budget import ByteBudget
+from tfs.transport.byte_budget import FREE_BYTES, ByteBudget
 from tfs.transport.rest_protocol import Answer, Headers, error_body, respond
 from tfs.transport.rest_routes import Route
 
@@ -144,6 +144,8 @@ class RestApp:
         """A whole Predict on a route that is known already (see AtOnce): runs it, or begins it. None: not for this way."""
         route = self._routes.get((method, target))
         if route is None or route.action != routes.PREDICT or 0 < self._limit < len(body):
+            return None
+        if len(body) > FREE_BYTES:  # to be counted
             return None
         packed = False
         for name, _ in headers:
@@ -336,6 +338,8 @@ class RestApp:
         body: bytes = event.get("body", b"")
         if event.get("more_body"):
             event, body = await self._rest_of_body(event, receive, connection)
+        else:
+            self._hold(connection, len(body))
         if event["type"] == "http.disconnect":
             raise _Gone
         if limit and len(body) > limit:
