@@ -145,7 +145,7 @@ class RestApp:
         route = self._routes.get((method, target))
         if route is None or route.action != routes.PREDICT or 0 < self._limit < len(body):
             return None
-        if len(body) > FREE_BYTES:  # to be counted
+        if len(body) > FREE_BYTES:  # __call__ counts it
             return None
         packed = False
         for name, _ in headers:
