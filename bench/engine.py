@@ -19,6 +19,7 @@ from collections.abc import Callable
 from bench import bare, workloads
 from bench.workloads import Workload
 from tfs import _fastpath
+from tfs.config import Settings
 from tfs.errors import TfsError
 
 ROUNDS = 7
@@ -73,8 +74,11 @@ def run(rounds: int = ROUNDS) -> dict[str, float]:
     """Figure name -> value."""
     _fastpath.load_runtime(bare.tensorflow_directory())
     engine = _fastpath.Engine()
+    threads = Settings().session_config()  # inside ops as many as the server would use
     loaded = {
-        name: _fastpath.LoadedServable.load(name, 1, str(workloads.directory() / name / "1"), tags=["serve"])
+        name: _fastpath.LoadedServable.load(
+            name, 1, str(workloads.directory() / name / "1"), tags=["serve"], session_config=threads
+        )
         for name in ("half_plus_two", "mnist", "echo")
     }
     engine.publish({name: {1: servable} for name, servable in loaded.items()}, None)

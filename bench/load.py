@@ -20,6 +20,7 @@ import argparse
 import contextlib
 import ctypes
 import json
+import os
 import select
 import socket
 import struct
@@ -33,6 +34,7 @@ from typing import Protocol
 import numpy as np
 
 PR_SET_TIMERSLACK = 29  # from linux/prctl.h
+FIRST = -15  # niceness
 GRACE_S = 2.0  # how long answers are waited for after the last arrival
 RECEIVE = 1 << 18
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -344,6 +346,12 @@ def wake_on_time() -> None:
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
 
 
+def stand_for_another_machine() -> None:
+    """Lets this process in before the server's threads, where that is allowed: clients do not wait for the server's processors."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, FIRST)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Open-loop load on one server.")
     parser.add_argument("--face", choices=["grpc", "rest"], required=True)
@@ -377,6 +385,7 @@ def main() -> None:
     gaps = np.random.default_rng(11).exponential(1 / arguments.rate, count)
     due = np.cumsum(gaps) + 0.05
     wake_on_time()
+    stand_for_another_machine()
     before, started = time.process_time(), time.perf_counter()
     result = drive(connections, due, arguments.timeout_ms / 1e3)
     cores = (time.process_time() - before) / (time.perf_counter() - started)
