@@ -253,7 +253,6 @@ cdef void* io_main(void* argument) noexcept nogil:
     cdef int count, index
     io_current = t
     denormals_flush()
-    thread_prompt()
     t.now = now_ns()
     while True:
         count = epoll_wait(t.epoll_fd, events, EVENTS, io_timeout_ms(t))

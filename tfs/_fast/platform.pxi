@@ -16,11 +16,7 @@ cdef extern from * nogil:
     #include <errno.h>
     #include <sched.h>
     #include <signal.h>
-    #include <sys/resource.h>
     #include <unistd.h>
-    #if defined(__linux__)
-    #include <sys/syscall.h>
-    #endif
     #if defined(__x86_64__)
     #include <xmmintrin.h>
     #endif
@@ -80,22 +76,6 @@ cdef extern from * nogil:
         if (rc == 0) pthread_setname_np(*thread, name);
     #endif
         return rc;
-    }
-
-    /* The calling thread sleeps mostly and works shortly: where the kernel knows slices (EEVDF, Linux 6.12) it asks for the shortest,
-       and is then let in at once beside threads that run models, not when their slice of some milliseconds is over.  Older kernels
-       ignore it. */
-    static inline void tfs_thread_prompt(void) {
-    #if defined(__linux__) && defined(SYS_sched_setattr)
-        struct { uint32_t size, policy; uint64_t flags; int32_t nice; uint32_t priority; uint64_t runtime, deadline, period; } attr;
-        if (sched_getscheduler(0) != SCHED_OTHER) return;  /* somebody has decided otherwise */
-        memset(&attr, 0, sizeof(attr));
-        attr.size = sizeof(attr);
-        attr.policy = SCHED_OTHER;
-        attr.nice = getpriority(PRIO_PROCESS, 0);
-        attr.runtime = 100000;                             /* ns; the kernel's least */
-        syscall(SYS_sched_setattr, 0, &attr, 0);
-    #endif
     }
 
     /* TensorFlow's pool threads flush denormals; a thread that runs kernels inline must do the same, or the same
@@ -160,7 +140,6 @@ cdef extern from * nogil:
     int pthread_join(pthread_t thread, void** result) noexcept
     void cond_init "tfs_cond_init"(pthread_cond_t* cond) noexcept
     void cond_wait_until "tfs_cond_wait_until"(pthread_cond_t* cond, pthread_mutex_t* mutex, int64_t when_ns) noexcept
-    void thread_prompt "tfs_thread_prompt"() noexcept
     int thread_start "tfs_thread_start"(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* arg, const char* name) noexcept
 
 cdef enum:
