@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -65,6 +65,7 @@ class Process:
             stdout=self.log,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
+            start_new_session=True,  # a group of its own: see stop()
             env=os.environ
             | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"}
             | dict(launch.environment),
@@ -99,6 +100,8 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        with suppress(ProcessLookupError):  # workers that outlive their server (LitServe's do)
+            os.killpg(self.pid, signal.SIGKILL)
         self.log.close()
 
     def cpu_s(self) -> float:
