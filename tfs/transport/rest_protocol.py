@@ -211,7 +211,7 @@ class RestProtocol(HttpToolsProtocol):
         self.parts.clear()
         self.answered = self.loop.time()
         keep_alive = self.parser.should_keep_alive()
-        self.transport.write(message(self.server_state.default_headers, keep_alive, *answer))
+        self.transport.write(on_the_wire(self.server_state.default_headers, keep_alive, *answer))
         if not keep_alive:
             self.transport.close()
         return True
@@ -261,11 +261,8 @@ class RestProtocol(HttpToolsProtocol):
             self.parser = None  # type: ignore[assignment]
             return
         if cycle is None or not cycle.response_started or (cycle.response_complete and not self.in_body):
-            body = error_body(message)
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
-                body
-            )
-            self.transport.write(STATUS_LINE[status] + head + body)
+            json_header = [b"content-type: application/json\r\n"]
+            self.transport.write(on_the_wire([], False, status, json_header, error_body(message)))
         self.transport.close()
 
 
@@ -279,7 +276,7 @@ async def respond(scope: Any, status: int, headers: list[bytes], body: bytes) ->
     if cycle.disconnected or cycle.response_complete:
         return
     cycle.response_started, cycle.waiting_for_100_continue = True, False
-    whole = message(cycle.default_headers, cycle.keep_alive, status, headers, body)
+    whole = on_the_wire(cycle.default_headers, cycle.keep_alive, status, headers, body)
     cycle.transport.write(whole[: -len(body)] if body and scope["method"] == "HEAD" else whole)
     cycle.response_complete = True
     cycle.message_event.set()
@@ -288,8 +285,8 @@ async def respond(scope: Any, status: int, headers: list[bytes], body: bytes) ->
     cycle.on_response()
 
 
-def message(defaults: Headers, keep_alive: bool, status: int, headers: list[bytes], body: bytes) -> bytes:
-    """An answer as it goes over the wire."""
+def on_the_wire(defaults: Headers, keep_alive: bool, status: int, headers: list[bytes], body: bytes) -> bytes:
+    """The bytes of an answer. `defaults`: the headers that all answers have (the date)."""
     lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % pair for pair in defaults), *headers]
     lines.append(b"content-length: %d\r\n" % len(body))
     if not keep_alive:
