@@ -76,7 +76,7 @@ cdef struct Batch:
     int64_t taken_ns
     int64_t expected_ns            # the queue's run_ns when it was taken; 0 = unknown
     int32_t revived                # all its calls were expected to be late; it runs for a newer estimate
-    int32_t in_time                # calls whose result somebody still waited for
+    int32_t in_time                # of a revived batch: calls whose result somebody still waited for
 
 cdef struct BatchQueue:
     BatchQueue* chain              # hash bucket

@@ -200,7 +200,8 @@ cdef int64_t batch_settle(Batch* batch, BatchTask* tasks, int32_t count, bint ag
     code = batch_attempt(batch, tasks, count, again, &result, &run_ns, &status, &hopeless)
     if code == OK:
         for i in range(count):
-            batch.in_time += not batch_gone(&tasks[i])
+            if batch.revived:
+                batch.in_time += not batch_gone(&tasks[i])
             batch_task_end(&tasks[i], result, begin, run_ns)
             begin += tasks[i].rows
         result_drop(result)
