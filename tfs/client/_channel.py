@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Metadata = Sequence[tuple[str, str | bytes]]
 RETRY_LIMIT: Final = 5  # gRPC's own: more attempts are cut to this
+# CANCELLED is what gRPC's own server answers to calls that meet its shutdown (grpc/grpc issue 41785), and any server to those that outlive its grace.
+# A call that the caller cancels is over before a retry could be.
+RETRIED: Final = ("UNAVAILABLE", "CANCELLED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ def options(
                     "initialBackoff": "0.1s",
                     "maxBackoff": "2s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
+                    "retryableStatusCodes": RETRIED,
                 },
             }
         ]

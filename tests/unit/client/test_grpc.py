@@ -266,21 +266,22 @@ def test_the_clients_own_timeout(connect: Callable[..., Any], answering: Answeri
     over.set()
 
 
-def fails_first(times: int) -> Callable[..., bytes]:
-    """Answers UNAVAILABLE so many times, then is well."""
+def fails_first(times: int, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> Callable[..., bytes]:
+    """Answers `code` so many times, then is well."""
     left = [times]
 
     def answer(method: str, request: bytes, context: Any) -> bytes:
         left[0] -= 1
         if left[0] >= 0:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "loading")
+            context.abort(code, "loading")
         return b""
 
     return answer
 
 
-def test_retries(connect: Callable[..., Any], answering: Answering) -> None:
-    answering.answer = fails_first(2)
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_retries(connect: Callable[..., Any], answering: Answering, code: grpc.StatusCode) -> None:
+    answering.answer = fails_first(2, code)
     assert connect(answering.target, retries=2)("status", "m", timeout=20) == []
     assert len(answering.asked) == 3
 
