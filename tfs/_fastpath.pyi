@@ -425,5 +425,5 @@ def _bench_batcher(
     run_us: int = 0,
     cancel_every: int = 0,
 ) -> dict[str, int]:
-    """Sends `calls` calls of one float from C threads, `in_flight` at a time in all; finished, wrong, cancelled, runs. Blocks without
+    """Sends `calls` calls of one float from C threads, `in_flight` at a time in all; finished, wrong, cancelled, runs, waiting_ns. Blocks without
     the GIL. `cancel_every`: each n-th call is cancelled right after it was sent."""

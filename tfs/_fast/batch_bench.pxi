@@ -3,8 +3,10 @@
 # Owns: _bench_batcher.  Must not know: more than the seams of the batch parts.
 # Strategy: each producer thread keeps its share of calls in flight: it submits what came back, checks that every answer holds its own
 # value, and sleeps when nothing came back (until all of its calls are).  The session copies one float per row.
+# What producers spend asleep and being woken is theirs and not the batcher's: it is measured apart (`waiting_ns`).
 # `cancel_every` n > 0: each n-th call is cancelled right after it was submitted, so that answers race.
 
+from posix.time cimport CLOCK_THREAD_CPUTIME_ID, clock_gettime, timespec
 from posix.unistd cimport usleep
 
 cdef struct BenchBatch:
@@ -17,6 +19,7 @@ cdef struct BenchBatch:
     int64_t finished               # atomic
     int64_t cancelled              # atomic
     int64_t runs                   # atomic
+    int64_t waiting_ns             # atomic: CPU time that producers took to fall asleep and to be woken
 
 cdef struct BenchProducer:
     BenchBatch* bench
@@ -35,6 +38,13 @@ cdef struct BenchCall:             # `owner` of a call
     TensorSpan span
     int32_t slot
     float value
+
+
+cdef int64_t bench_batch_cpu_ns() noexcept nogil:
+    """What this thread has used."""
+    cdef timespec now
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
+    return <int64_t>now.tv_sec * NS_PER_S + now.tv_nsec
 
 
 cdef void bench_batch_session(void* session, const TF_Buffer* run_options, const TF_Output* feeds, TF_Tensor* const* values,
@@ -57,6 +67,7 @@ cdef void bench_batch_done(Call* call) noexcept nogil:
     cdef BenchProducer* producer = own.producer
     cdef void* head = atomic_load_ptr(&producer.back)
     cdef int32_t count, need
+    cdef int64_t began
     while True:
         call.next = <Call*>head
         if atomic_cas_ptr(&producer.back, head, call):
@@ -66,9 +77,11 @@ cdef void bench_batch_done(Call* call) noexcept nogil:
     atomic_fence()
     need = atomic_load32(&producer.need)
     if need and count >= need and atomic_swap32(&producer.need, 0):
+        began = bench_batch_cpu_ns()
         pthread_mutex_lock(&producer.lock)       # it is about to wait, or waits
         pthread_mutex_unlock(&producer.lock)
         pthread_cond_signal(&producer.wake)
+        atomic_add64(&producer.bench.waiting_ns, bench_batch_cpu_ns() - began)
 
 
 cdef void bench_batch_release(Call* call) noexcept nogil:
@@ -126,9 +139,9 @@ cdef void bench_batch_check(BenchProducer* producer, Call* call) noexcept nogil:
 
 
 cdef void bench_batch_sleep(BenchProducer* producer, int64_t flying) noexcept nogil:
-    """Until all calls in flight are back: the cost of waking is the producer's, not the batcher's, and eight producers of eight calls
-    each would otherwise be woken for every four."""
+    """Until all calls in flight are back: eight producers of eight calls each would otherwise be woken for every four."""
     cdef int32_t need = <int32_t>flying
+    cdef int64_t began = bench_batch_cpu_ns()
     pthread_mutex_lock(&producer.lock)
     atomic_store32(&producer.need, need)
     atomic_fence()
@@ -136,6 +149,7 @@ cdef void bench_batch_sleep(BenchProducer* producer, int64_t flying) noexcept no
         pthread_cond_wait(&producer.wake, &producer.lock)
     atomic_store32(&producer.need, 0)
     pthread_mutex_unlock(&producer.lock)
+    atomic_add64(&producer.bench.waiting_ns, bench_batch_cpu_ns() - began)
 
 
 cdef void* bench_batch_producer(void* argument) noexcept nogil:
@@ -169,7 +183,8 @@ cdef Span bench_batch_name() noexcept nogil:
 
 def _bench_batcher(BatchThreads threads, dict parameters, int64_t calls, int producers=1, int64_t in_flight=64, int64_t run_us=0,
                    int64_t cancel_every=0) -> dict:
-    """Runs `calls` calls through the batcher from `producers` threads; wrong answers, cancelled calls and runs of the session.
+    """Runs `calls` calls through the batcher from `producers` threads; wrong answers, cancelled calls, runs of the session,
+    and the CPU time that producers spent on waiting.
 
     The caller measures time and CPU.  Needs fake_runtime() first.
     """
@@ -208,4 +223,5 @@ def _bench_batcher(BatchThreads threads, dict parameters, int64_t calls, int pro
     free(bench.servable)
     free(bench.engine)
     free(all_producers)
-    return {"finished": bench.finished, "wrong": bench.wrong, "cancelled": bench.cancelled, "runs": bench.runs}
+    return {"finished": bench.finished, "wrong": bench.wrong, "cancelled": bench.cancelled, "runs": bench.runs,
+            "waiting_ns": bench.waiting_ns}
