@@ -106,9 +106,8 @@ class LoadedServable:
         tags: Sequence[str],
         session_config: bytes = b"",
         heal: bool = True,
-        niceness: int = 0,
     ) -> LoadedServable:
-        """Loads the SavedModel in `path`; the load, and the threads that TensorFlow starts for it, are `niceness` steps nicer than the main thread. Blocks (without the GIL). Any thread. Raises TfsError with TensorFlow's code and text."""
+        """Loads the SavedModel in `path`. Blocks (without the GIL). Any thread. Raises TfsError with TensorFlow's code and text."""
     @property
     def signature_defs(self) -> dict[str, bytes]:
         """Signature name -> serialized tensorflow.SignatureDef (including `defaults` and `__saved_model_init_op`)."""

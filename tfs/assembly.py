@@ -292,7 +292,6 @@ def _server_core(
     loader = servable.ServableLoader(
         tags=loading.saved_model_tags,
         session_config=loading.session_config,
-        niceness=settings.compute_niceness,
         ensure_ops=OpPackages().ensure_ops,
         configure=batching.configure,
         count_load=metrics.count_load,

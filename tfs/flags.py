@@ -336,13 +336,6 @@ class Flags:
     max_runners_per_model: int = _flag(
         0, "int32", LIMITS, "Threads that one version may occupy; 0 takes the built-in limit.", minimum=0
     )
-    compute_niceness: int = _flag(
-        5,
-        "int32",
-        LIMITS,
-        "How much nicer TensorFlow's own threads (loads, runs of milliseconds) are than those that move bytes; Linux only.",
-        minimum=0,
-    )
     aspired_version_policy: str = _flag(
         "availability_preserving",
         "string",

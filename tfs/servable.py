@@ -77,13 +77,11 @@ def check_saved_model(path: str) -> None:
 class ServableLoader:
     """Loads versions; `load` is what the life cycle calls, on any thread.
 
-    tags: the MetaGraph's; session_config: a serialized ConfigProto; niceness: of loads and of the threads that TensorFlow starts;
-    ensure_ops: see EnsureOps; configure: called with the new servable and its directory before it is handed over (batching);
-    count_load: for the metrics."""
+    tags: the MetaGraph's; session_config: a serialized ConfigProto; ensure_ops: see EnsureOps; configure: called with the new servable
+    and its directory before it is handed over (batching); count_load: for the metrics."""
 
     tags: Sequence[str]
     session_config: bytes
-    niceness: int
     ensure_ops: EnsureOps
     configure: Configure
     count_load: CountLoad
@@ -116,6 +114,4 @@ class ServableLoader:
 
     def _attempt(self, name: str, version: int, path: str) -> LoadedServable:
         check_saved_model(path)
-        return LoadedServable.load(
-            name, version, path, tags=self.tags, session_config=self.session_config, niceness=self.niceness
-        )
+        return LoadedServable.load(name, version, path, tags=self.tags, session_config=self.session_config)

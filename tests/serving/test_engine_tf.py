@@ -358,7 +358,7 @@ def no_package(error_text: str) -> bool:
 
 
 def loader(ensure_ops: Callable[[str], bool] = no_package) -> ServableLoader:
-    return ServableLoader(["serve"], b"", 0, ensure_ops, lambda servable, path: None, lambda *counted: None)
+    return ServableLoader(["serve"], b"", ensure_ops, lambda servable, path: None, lambda *counted: None)
 
 
 @pytest.mark.parametrize(

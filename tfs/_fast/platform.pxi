@@ -16,7 +16,6 @@ cdef extern from * nogil:
     #include <errno.h>
     #include <sched.h>
     #include <signal.h>
-    #include <sys/resource.h>
     #include <unistd.h>
     #if defined(__x86_64__)
     #include <xmmintrin.h>
@@ -77,16 +76,6 @@ cdef extern from * nogil:
         if (rc == 0) pthread_setname_np(*thread, name);
     #endif
         return rc;
-    }
-
-    /* The calling thread, and those that it starts from now on, give way: so many steps nicer than the main thread (19 is the end).
-       Elsewhere than on Linux niceness is the process's, and left alone. */
-    static inline void tfs_thread_give_way(int32_t niceness) {
-    #if defined(__linux__)
-        if (niceness > 0) setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, getpid()) + niceness);
-    #else
-        (void)niceness;
-    #endif
     }
 
     /* TensorFlow's pool threads flush denormals; a thread that runs kernels inline must do the same, or the same
@@ -152,7 +141,6 @@ cdef extern from * nogil:
     void cond_init "tfs_cond_init"(pthread_cond_t* cond) noexcept
     void cond_wait_until "tfs_cond_wait_until"(pthread_cond_t* cond, pthread_mutex_t* mutex, int64_t when_ns) noexcept
     int thread_start "tfs_thread_start"(pthread_t* thread, void* (*body)(void*) noexcept nogil, void* arg, const char* name) noexcept
-    void thread_give_way "tfs_thread_give_way"(int32_t niceness) noexcept
 
 cdef enum:
     NS_PER_US = 1000

@@ -64,12 +64,12 @@ cdef class LoadedServable:
         return self
 
     @staticmethod
-    def load(str name, int64_t version, str path, *, tags, bytes session_config=b"", bint heal=True, int niceness=0):
+    def load(str name, int64_t version, str path, *, tags, bytes session_config=b"", bint heal=True):
         """Loads the SavedModel in `path`.  Blocks without the GIL.  Any thread.  Raises TfsError with TensorFlow's code and text."""
         cdef LoadedServable self = LoadedServable.new(name, version)
         if tf.LoadSessionFromSavedModel == NULL:
             raise errors.FailedPrecondition("TensorFlow is not loaded: call load_runtime first")
-        model_load(&self.model, os.fsencode(path), [tag.encode() for tag in tags], session_config, niceness)
+        model_load(&self.model, os.fsencode(path), [tag.encode() for tag in tags], session_config)
         self.core.session = self.model.session
         self.core.run = session_run_tf
         self.read_meta_graph(heal)

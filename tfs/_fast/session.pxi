@@ -99,63 +99,33 @@ cdef int session_run(Servable* servable, Plan* plan, FetchSet* fetch, TF_Tensor*
 
 # -- loading
 
-cdef struct ModelLoad:             # one call of TF_LoadSessionFromSavedModel
-    TfModel* model
-    TF_SessionOptions* options
-    const char* path
-    const char** tags
-    int tag_count
-    int niceness
-    TF_Status* status
-
-
-cdef void* model_load_body(void* argument) noexcept nogil:
-    cdef ModelLoad* load = <ModelLoad*>argument
-    thread_give_way(load.niceness)
-    load.model.session = tf.LoadSessionFromSavedModel(load.options, NULL, load.path, load.tags, load.tag_count, load.model.graph,
-                                                      load.model.meta_graph, load.status)
-    return NULL
-
-
-cdef void model_load_session(ModelLoad* load) noexcept nogil:
-    """On a thread of its own, whose niceness TensorFlow's pool threads inherit: they are started by loads.  Without a thread, here."""
-    cdef pthread_t thread
-    if load.niceness > 0 and thread_start(&thread, model_load_body, load, "tfs-load") == 0:
-        pthread_join(thread, NULL)
-        return
-    load.niceness = 0
-    model_load_body(load)
-
-
-cdef int model_load(TfModel* model, bytes path, list tags, bytes config, int niceness) except -1:
+cdef int model_load(TfModel* model, bytes path, list tags, bytes config) except -1:
     """Loads the SavedModel; on failure raises TensorFlow's error and leaves nothing behind.  The GIL is released meanwhile."""
-    cdef ModelLoad load
+    cdef TF_SessionOptions* options = tf.NewSessionOptions()
+    cdef TF_Status* from_tf = tf.NewStatus()
     cdef Status status
+    cdef const char* c_path = path
     cdef const char* c_config = config
     cdef size_t config_size = len(config)
+    cdef int tag_count = len(tags)
+    cdef const char** c_tags = <const char**>calloc(tag_count + 1, sizeof(char*))
     cdef int i
     memset(model, 0, sizeof(TfModel))
     memset(&status, 0, sizeof(Status))
-    load.model = model
-    load.options = tf.NewSessionOptions()
-    load.path = path
-    load.tag_count = len(tags)
-    load.tags = <const char**>calloc(load.tag_count + 1, sizeof(char*))
-    load.niceness = niceness
-    load.status = tf.NewStatus()
-    for i in range(load.tag_count):
-        load.tags[i] = <bytes>tags[i]
+    for i in range(tag_count):
+        c_tags[i] = <bytes>tags[i]
     with nogil:
         model.graph = tf.NewGraph()
         model.meta_graph = tf.NewBuffer()
         if config_size:
-            tf.SetConfig(load.options, c_config, config_size, load.status)
-        if status_from_tf(&status, load.status) == OK:
-            model_load_session(&load)
-            status_from_tf(&status, load.status)
-        tf.DeleteStatus(load.status)
-        tf.DeleteSessionOptions(load.options)
-        free(load.tags)
+            tf.SetConfig(options, c_config, config_size, from_tf)
+        if status_from_tf(&status, from_tf) == OK:
+            model.session = tf.LoadSessionFromSavedModel(options, NULL, c_path, c_tags, tag_count, model.graph, model.meta_graph,
+                                                         from_tf)
+            status_from_tf(&status, from_tf)
+        tf.DeleteStatus(from_tf)
+        tf.DeleteSessionOptions(options)
+        free(c_tags)
         if status.code != OK:
             model.session = NULL
             model_free(model)
