@@ -23,6 +23,7 @@ NATIVE = os.environ.get("TFS_NATIVE", "auto")
 NEEDED_NGHTTP2 = ("nghttp2_option_set_stream_reset_rate_limit", "nghttp2_option_set_max_continuations")
 
 NATIVE_PARTS = [
+    "pieces",
     "transport",
     "http2",
     "grpc",

@@ -380,6 +380,16 @@ def _probe_http2_feed(
 
     Raises AssertionError when a ticket or a byte of the budget is left over."""
 
+class _ProbePieces:
+    """Tests: the allocator of nghttp2's sessions. A piece is named by a number; AssertionError when it was overwritten,
+    MemoryError when there is none."""
+
+    def malloc(self, number: int, size: int) -> None: ...
+    def calloc(self, number: int, count: int, size: int) -> None: ...
+    def realloc(self, number: int, size: int) -> None: ...
+    def free(self, number: int) -> None: ...
+    def kept(self) -> int: ...
+
 # -- the batcher's test bench (_fast/batch_probe.pxi, _fast/batch_bench.pxi). Needs fake_runtime() first.
 
 class _ProbeBatcher:

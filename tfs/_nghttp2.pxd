@@ -128,8 +128,16 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
     void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option* option, uint64_t burst, uint64_t rate)
     void nghttp2_option_set_max_continuations(nghttp2_option* option, size_t value)
 
-    int nghttp2_session_server_new2(
-        nghttp2_session** session, const nghttp2_session_callbacks* callbacks, void* user_data, const nghttp2_option* option)
+    ctypedef struct nghttp2_mem:
+        void* mem_user_data
+        void* (*malloc)(size_t size, void* mem_user_data) noexcept nogil
+        void (*free)(void* ptr, void* mem_user_data) noexcept nogil
+        void* (*calloc)(size_t nmemb, size_t size, void* mem_user_data) noexcept nogil
+        void* (*realloc)(void* ptr, size_t size, void* mem_user_data) noexcept nogil
+
+    int nghttp2_session_server_new3(
+        nghttp2_session** session, const nghttp2_session_callbacks* callbacks, void* user_data, const nghttp2_option* option,
+        nghttp2_mem* mem)
     void nghttp2_session_del(nghttp2_session* session)
     ssize_t nghttp2_session_mem_recv(nghttp2_session* session, const uint8_t* data, size_t size)
     ssize_t nghttp2_session_mem_send(nghttp2_session* session, const uint8_t** data)

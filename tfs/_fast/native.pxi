@@ -151,6 +151,7 @@ cdef class NativeServer:
             t = &core.threads[index]
             t.kind = KIND_WAKE
             t.core = core
+            pieces_open(&t.pieces)
             t.in_buffer = <uint8_t*>malloc(IN_BUFFER)
             t.out.copy = <uint8_t*>malloc(OUT_COPY)
             t.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
@@ -435,6 +436,7 @@ cdef void native_free_thread(IoThread* t) noexcept nogil:
         fd_close(t.epoll_fd)
     if t.wake_fd >= 0:
         fd_close(t.wake_fd)
+    pieces_close(&t.pieces)
     free(t.in_buffer)
     free(t.out.copy)
 

@@ -90,3 +90,65 @@ def _probe_http2_feed(pieces: Sequence[bytes], *, max_message_bytes: int = 1 << 
     if server.core.budget.used != BUDGET_OPEN:
         raise AssertionError(f"left over: {server.core.budget.used - BUDGET_OPEN} bytes of the budget")
     return written
+
+
+cdef class _ProbePieces:
+    """The allocator of nghttp2's sessions; every piece is filled with its number (modulo 256) and checked whenever it is touched again."""
+
+    cdef Pieces pieces
+    cdef dict held                 # number -> (address, size)
+
+    def __cinit__(self):
+        memset(&self.pieces, 0, sizeof(Pieces))
+        pieces_open(&self.pieces)
+        self.held = {}
+
+    def __dealloc__(self):
+        for number in list(self.held or ()):
+            self.free(number)
+        pieces_close(&self.pieces)
+
+    cdef int fill(self, int number, void* address, size_t size) except -1:
+        if address == NULL:
+            raise MemoryError
+        if <size_t>address % 16:
+            raise AssertionError("not aligned")
+        memset(address, number, size)
+        self.held[number] = (<size_t>address, size)
+        return 0
+
+    cdef size_t address(self, int number, size_t limit) except? 0:
+        """Where the piece is, once its first `limit` bytes are known to be untouched."""
+        address, size = self.held[number]
+        if (<uint8_t*><size_t>address)[:min(<size_t>size, limit)] != bytes([number & 255]) * min(size, limit):
+            raise AssertionError(f"piece {number} was overwritten")
+        return address
+
+    def malloc(self, int number, size_t size) -> None:
+        self.fill(number, self.pieces.calls.malloc(size, &self.pieces), size)
+
+    def calloc(self, int number, size_t count, size_t size) -> None:
+        cdef uint8_t* made = <uint8_t*>self.pieces.calls.calloc(count, size, &self.pieces)
+        if made == NULL:
+            raise MemoryError
+        if made[:count * size].strip(b"\0"):
+            raise AssertionError("calloc gave memory that is not zero")
+        self.fill(number, made, count * size)
+
+    def realloc(self, int number, size_t size) -> None:
+        cdef size_t before = self.address(number, SIZE_MAX)
+        cdef void* made = self.pieces.calls.realloc(<void*>before, size, &self.pieces)
+        if made == NULL:
+            raise MemoryError
+        self.held[number] = (<size_t>made, min(size, self.held[number][1]))
+        self.address(number, size)
+        self.fill(number, made, size)
+
+    def free(self, int number) -> None:
+        cdef size_t address = self.address(number, SIZE_MAX)
+        del self.held[number]
+        self.pieces.calls.free(<void*>address, &self.pieces)
+
+    def kept(self) -> int:
+        """Pieces in the lists."""
+        return sum(self.pieces.kept[kind] for kind in range(PIECE_CLASSES))

@@ -274,6 +274,7 @@ cdef struct IoThread:
     Conn* conns
     uint8_t* in_buffer
     Out out
+    Pieces pieces                  # what its sessions allocate
     int64_t now
     int64_t turn_left_ns           # of the budget for inline calls in this turn
     int64_t tick_ns                # next tick
