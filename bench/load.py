@@ -350,9 +350,11 @@ def stand_for_another_machine() -> None:
     """Lets this process in before the server's threads, where that is allowed: clients do not wait for the server's processors.
 
     A better niceness alone does not: the kernel lets a thread finish its time slice (of milliseconds) before a nicer one wakes up."""
-    with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, 0, FIRST)
+    try:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+    except (OSError, AttributeError):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, FIRST)
 
 
 def main() -> None:

@@ -381,14 +381,15 @@ def _probe_http2_feed(
     Raises AssertionError when a ticket or a byte of the budget is left over."""
 
 class _ProbePieces:
-    """Tests: the allocator of nghttp2's sessions. A piece is named by a number; AssertionError when it was overwritten,
-    MemoryError when there is none."""
+    """Tests: the allocator of nghttp2's sessions. A piece is named by a number, NULL by one that is not held; AssertionError when a piece
+    was overwritten, MemoryError when there is none."""
 
     def malloc(self, number: int, size: int) -> None: ...
     def calloc(self, number: int, count: int, size: int) -> None: ...
     def realloc(self, number: int, size: int) -> None: ...
     def free(self, number: int) -> None: ...
     def kept(self) -> int: ...
+    def most(self) -> int: ...
 
 # -- the batcher's test bench (_fast/batch_probe.pxi, _fast/batch_bench.pxi). Needs fake_runtime() first.
 
@@ -433,6 +434,7 @@ def _bench_batcher(
     in_flight: int = 64,
     run_us: int = 0,
     cancel_every: int = 0,
+    apart: bool = False,
 ) -> dict[str, int]:
-    """Sends `calls` calls of one float from C threads, `in_flight` at a time in all; finished, wrong, cancelled, runs, waiting_ns. Blocks without
-    the GIL. `cancel_every`: each n-th call is cancelled right after it was sent."""
+    """Sends `calls` calls of one float from C threads, `in_flight` at a time in all; finished, wrong, cancelled, runs, waiting_ns. Blocks
+    without the GIL. `cancel_every`: each n-th call is cancelled right after it was sent. `apart`: measures waiting_ns."""

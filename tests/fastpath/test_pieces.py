@@ -15,7 +15,6 @@ SIZES = st.one_of(st.integers(0, 1100), st.sampled_from([0, 1, 63, 64, 65, 960, 
 STEPS = st.lists(
     st.tuples(st.sampled_from(["malloc", "calloc", "realloc", "free"]), st.integers(0, 20), SIZES)
 )
-KEPT = 256  # PIECE_KEPT
 
 
 @given(STEPS)
@@ -23,11 +22,11 @@ def test_pieces_never_meet(steps: list[tuple[str, int, int]]) -> None:
     pieces = _fastpath._ProbePieces()
     held: set[int] = set()
     for step, number, size in steps:
-        if (step in ("malloc", "calloc")) == (number in held):
+        if step in ("malloc", "calloc") and number in held:
             continue
-        if step == "free":
+        if step == "free":  # NULL, when nothing is held
             pieces.free(number)
-            held.remove(number)
+            held.discard(number)
         elif step == "calloc":
             pieces.calloc(number, size, 1)
             held.add(number)
@@ -42,7 +41,7 @@ def test_a_piece_is_used_again() -> None:
     pieces = _fastpath._ProbePieces()
     pieces.malloc(1, 100)
     pieces.free(1)
-    assert pieces.kept() == 1
+    assert pieces.kept() == min(1, pieces.most())  # with the address sanitizer none is kept
     pieces.calloc(2, 10, 12)  # of the same class, and zeroed although it was used
     assert pieces.kept() == 0
 
@@ -57,11 +56,11 @@ def test_large_pieces_are_not_kept() -> None:
 
 def test_a_list_has_an_end() -> None:
     pieces = _fastpath._ProbePieces()
-    for number in range(KEPT + 50):
+    for number in range(pieces.most() + 50):
         pieces.malloc(number, 10)
-    for number in range(KEPT + 50):
+    for number in range(pieces.most() + 50):
         pieces.free(number)
-    assert pieces.kept() == KEPT
+    assert pieces.kept() == pieces.most()
 
 
 @pytest.mark.parametrize(

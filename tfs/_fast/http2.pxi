@@ -57,7 +57,7 @@ cdef int http2_open(Conn* conn) noexcept nogil:
     """The session, with our SETTINGS and the connection window on their way.  0, or -1: no memory."""
     cdef NativeCore* core = conn.thread.core
     cdef nghttp2_settings_entry settings[4]
-    if nghttp2_session_server_new3(&conn.session, core.callbacks, conn, core.option, &conn.thread.pieces.calls) != 0:
+    if nghttp2_session_server_new3(&conn.session, core.callbacks, conn, core.option, &conn.thread.pieces.mem) != 0:
         return -1
     settings[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
     settings[0].value = <uint32_t>core.limits.max_streams

@@ -1,6 +1,7 @@
 # native_probe.pxi: one connection of the native transport without a socket or a thread: bytes in, bytes out.
 #
-# Owns: the entrance of the fuzz harness (tests/fuzz/fuzz_http2.py).  Must not know: TensorFlow, the engine (EchoEngine answers).
+# Owns: the entrance of the fuzz harness (tests/fuzz/fuzz_http2.py); _ProbePieces, the allocator alone.
+# Must not know: TensorFlow, the engine (EchoEngine answers).
 # Strategy: the same functions that an I/O thread calls in a turn, called by hand; at the end everything lent must have come back.
 
 
@@ -104,8 +105,8 @@ cdef class _ProbePieces:
         self.held = {}
 
     def __dealloc__(self):
-        for number in list(self.held or ()):
-            self.free(number)
+        for address, _size in (self.held or {}).values():
+            self.pieces.mem.free(<void*><size_t>address, &self.pieces)
         pieces_close(&self.pieces)
 
     cdef int fill(self, int number, void* address, size_t size) except -1:
@@ -118,17 +119,17 @@ cdef class _ProbePieces:
         return 0
 
     cdef size_t address(self, int number, size_t limit) except? 0:
-        """Where the piece is, once its first `limit` bytes are known to be untouched."""
-        address, size = self.held[number]
+        """Where the piece is (0: there is none), once its first `limit` bytes are known to be untouched."""
+        address, size = self.held.get(number, (0, 0))
         if (<uint8_t*><size_t>address)[:min(<size_t>size, limit)] != bytes([number & 255]) * min(size, limit):
             raise AssertionError(f"piece {number} was overwritten")
         return address
 
     def malloc(self, int number, size_t size) -> None:
-        self.fill(number, self.pieces.calls.malloc(size, &self.pieces), size)
+        self.fill(number, self.pieces.mem.malloc(size, &self.pieces), size)
 
     def calloc(self, int number, size_t count, size_t size) -> None:
-        cdef uint8_t* made = <uint8_t*>self.pieces.calls.calloc(count, size, &self.pieces)
+        cdef uint8_t* made = <uint8_t*>self.pieces.mem.calloc(count, size, &self.pieces)
         if made == NULL:
             raise MemoryError
         if made[:count * size].strip(b"\0"):
@@ -137,18 +138,22 @@ cdef class _ProbePieces:
 
     def realloc(self, int number, size_t size) -> None:
         cdef size_t before = self.address(number, SIZE_MAX)
-        cdef void* made = self.pieces.calls.realloc(<void*>before, size, &self.pieces)
+        cdef void* made = self.pieces.mem.realloc(<void*>before, size, &self.pieces)
         if made == NULL:
             raise MemoryError
-        self.held[number] = (<size_t>made, min(size, self.held[number][1]))
+        self.held[number] = (<size_t>made, min(size, self.held.get(number, (0, 0))[1]))
         self.address(number, size)
         self.fill(number, made, size)
 
     def free(self, int number) -> None:
         cdef size_t address = self.address(number, SIZE_MAX)
-        del self.held[number]
-        self.pieces.calls.free(<void*>address, &self.pieces)
+        self.held.pop(number, None)
+        self.pieces.mem.free(<void*>address, &self.pieces)
 
     def kept(self) -> int:
         """Pieces in the lists."""
         return sum(self.pieces.kept[kind] for kind in range(PIECE_CLASSES))
+
+    def most(self) -> int:
+        """Pieces that a list keeps."""
+        return PIECES_KEPT

@@ -8,10 +8,19 @@
 from libc.stdint cimport SIZE_MAX
 from tfs._nghttp2 cimport nghttp2_mem
 
+cdef extern from * nogil:
+    """
+    #if defined(__SANITIZE_ADDRESS__)
+    #define TFS_PIECES_KEPT 0      /* every piece is malloc's own, of its exact size: the sanitizer sees it come and go */
+    #else
+    #define TFS_PIECES_KEPT 256    /* of each class: about 2 MiB for a thread if all lists were full */
+    #endif
+    """
+    int PIECES_KEPT "TFS_PIECES_KEPT"
+
 cdef enum:
     PIECE_STEP = 64                # bytes between classes
     PIECE_CLASSES = 16             # pieces of up to 1 KiB are kept: a stream takes 0.3, a queued frame 0.2
-    PIECE_KEPT = 256               # of each class: 2 MiB for a thread if all lists were full
 
 cdef union Piece:                  # stands before the memory that is handed out, and leaves it aligned as malloc's is
     Piece* next                    # while in a list
@@ -19,8 +28,8 @@ cdef union Piece:                  # stands before the memory that is handed out
     uint8_t aligned[16]
 
 cdef struct Pieces:                # one of each I/O thread
-    nghttp2_mem calls
-    Piece* free[PIECE_CLASSES]
+    nghttp2_mem mem
+    Piece* first[PIECE_CLASSES]
     int32_t kept[PIECE_CLASSES]
 
 
@@ -28,12 +37,12 @@ cdef void* piece_malloc(size_t size, void* pieces) noexcept nogil:
     cdef Pieces* own = <Pieces*>pieces
     cdef size_t kind = (size - 1) // PIECE_STEP if size else 0
     cdef Piece* piece
-    if kind >= PIECE_CLASSES:
+    if kind >= PIECE_CLASSES or PIECES_KEPT == 0:
         kind = PIECE_CLASSES
         piece = <Piece*>malloc(sizeof(Piece) + size) if size <= SIZE_MAX - sizeof(Piece) else NULL
-    elif own.free[kind] != NULL:
-        piece = own.free[kind]
-        own.free[kind] = piece.next
+    elif own.first[kind] != NULL:
+        piece = own.first[kind]
+        own.first[kind] = piece.next
         own.kept[kind] -= 1
     else:
         piece = <Piece*>malloc(sizeof(Piece) + (kind + 1) * PIECE_STEP)
@@ -45,16 +54,17 @@ cdef void* piece_malloc(size_t size, void* pieces) noexcept nogil:
 
 cdef void piece_free(void* held, void* pieces) noexcept nogil:
     cdef Pieces* own = <Pieces*>pieces
-    cdef Piece* piece = <Piece*>held - 1
+    cdef Piece* piece
     cdef size_t kind
     if held == NULL:
         return
+    piece = <Piece*>held - 1
     kind = piece.kind
-    if kind == PIECE_CLASSES or own.kept[kind] >= PIECE_KEPT:
+    if kind == PIECE_CLASSES or own.kept[kind] >= PIECES_KEPT:
         free(piece)
         return
-    piece.next = own.free[kind]
-    own.free[kind] = piece
+    piece.next = own.first[kind]
+    own.first[kind] = piece
     own.kept[kind] += 1
 
 
@@ -70,11 +80,12 @@ cdef void* piece_calloc(size_t count, size_t size, void* pieces) noexcept nogil:
 
 cdef void* piece_realloc(void* held, size_t size, void* pieces) noexcept nogil:
     """As realloc: NULL leaves `held` as it was.  A large piece stays large."""
-    cdef Piece* piece = <Piece*>held - 1
+    cdef Piece* piece
     cdef size_t room
     cdef void* made
     if held == NULL:
         return piece_malloc(size, pieces)
+    piece = <Piece*>held - 1
     if piece.kind == PIECE_CLASSES:
         piece = <Piece*>realloc(piece, sizeof(Piece) + size) if size <= SIZE_MAX - sizeof(Piece) else NULL
         return NULL if piece == NULL else <void*>(piece + 1)
@@ -90,11 +101,11 @@ cdef void* piece_realloc(void* held, size_t size, void* pieces) noexcept nogil:
 
 cdef void pieces_open(Pieces* pieces) noexcept nogil:
     """`pieces` is zeroed and stays where it is while sessions use it."""
-    pieces.calls.mem_user_data = pieces
-    pieces.calls.malloc = piece_malloc
-    pieces.calls.free = piece_free
-    pieces.calls.calloc = piece_calloc
-    pieces.calls.realloc = piece_realloc
+    pieces.mem.mem_user_data = pieces
+    pieces.mem.malloc = piece_malloc
+    pieces.mem.free = piece_free
+    pieces.mem.calloc = piece_calloc
+    pieces.mem.realloc = piece_realloc
 
 
 cdef void pieces_close(Pieces* pieces) noexcept nogil:
@@ -102,7 +113,7 @@ cdef void pieces_close(Pieces* pieces) noexcept nogil:
     cdef Piece* piece
     cdef int kind
     for kind in range(PIECE_CLASSES):
-        while pieces.free[kind] != NULL:
-            piece = pieces.free[kind]
-            pieces.free[kind] = piece.next
+        while pieces.first[kind] != NULL:
+            piece = pieces.first[kind]
+            pieces.first[kind] = piece.next
             free(piece)

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 Metadata = Sequence[tuple[str, str | bytes]]
 RETRY_LIMIT: Final = 5  # gRPC's own: more attempts are cut to this
-# CANCELLED is what gRPC's own server answers to calls that meet its shutdown (grpc/grpc issue 41785), and any server to those that outlive its grace.
-# A call that the caller cancels is over before a retry could be.
-RETRIED: Final = ("UNAVAILABLE", "CANCELLED")
+# CANCELLED is what gRPC's own server answers to calls that meet its shutdown (grpc/grpc issue 41785). A call that its caller cancels is
+# over before it could be repeated.
+RETRIED_CODES: Final = ("UNAVAILABLE", "CANCELLED")
+# gRPC keeps a request until it is answered, to send it again, and gives that up for requests above 256 KiB unless told otherwise.
+KEPT_FOR_RETRIES: Final = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def target_of(target: str | Sequence[str]) -> str:
 def options(
     tls: TLS | bool | None, keepalive_s: float | None, retries: int, more: Sequence[tuple[str, Any]]
 ) -> list[tuple[str, Any]]:
-    """Channel arguments: messages of any size, all servers of the name in turn, retries while nobody is there."""
+    """Channel arguments: messages of any size, all servers of the name in turn, retries of what RETRIED_CODES says."""
     config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
     if retries > 0:
         config["methodConfig"] = [
@@ -80,7 +82,7 @@ def options(
                     "initialBackoff": "0.1s",
                     "maxBackoff": "2s",
                     "backoffMultiplier": 2,
-                    "retryableStatusCodes": RETRIED,
+                    "retryableStatusCodes": RETRIED_CODES,
                 },
             }
         ]
@@ -89,6 +91,7 @@ def options(
         ("grpc.max_receive_message_length", -1),
         ("grpc.service_config", json.dumps(config)),
         ("grpc.enable_retries", int(retries > 0)),
+        ("grpc.per_rpc_retry_buffer_size", KEPT_FOR_RETRIES),
     ]
     if keepalive_s is not None:
         chosen += [

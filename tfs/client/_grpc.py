@@ -36,8 +36,8 @@ class Client:
     ) -> None:
         """Connects when first used. `target`: what gRPC understands ("host:8500", "dns:///name:8500", "unix:/path"), or several
         numeric addresses; calls go to all servers of it in turn. tls: True for the system's authorities. metadata: sent with every
-        call. keepalive_s: seconds between pings of an idle connection. retries: how often a call is repeated while the server answers
-        UNAVAILABLE, or CANCELLED because it stops (at most 4). options: more gRPC channel arguments."""
+        call. keepalive_s: seconds between pings of an idle connection. retries: how often (at most 4) a call is repeated while the
+        answer is UNAVAILABLE or CANCELLED: nobody there, too much to do, or a server that stops. options: more gRPC channel arguments."""
         self._metadata = tuple(metadata)
         self._timeout = timeout
         self._channel = _channel.open_channel(target, tls, keepalive_s, retries, options)

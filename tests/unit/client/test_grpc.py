@@ -286,6 +286,35 @@ def test_retries(connect: Callable[..., Any], answering: Answering, code: grpc.S
     assert len(answering.asked) == 3
 
 
+def test_large_requests_are_repeated_too(connect: Callable[..., Any], answering: Answering) -> None:
+    answering.answer = fails_first(1)
+    connect(answering.target, retries=1)("predict", "m", {"x": np.zeros(1 << 20, np.float32)}, timeout=20)
+    assert len(answering.asked) == 2
+
+
+def test_what_the_caller_cancels_is_not_repeated(answering: Answering) -> None:
+    came, over = threading.Event(), threading.Event()
+
+    def answer(method: str, request: bytes, context: Any) -> bytes:
+        came.set()
+        return bytes(not over.wait(20))
+
+    answering.answer = answer
+
+    async def ask() -> None:
+        async with AsyncClient(answering.target, retries=3) as client:
+            call = asyncio.create_task(client.status("m"))
+            assert await asyncio.to_thread(came.wait, 20)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            over.set()
+            await client.status("n")  # by now a repeated call would have come
+
+    asyncio.run(ask())
+    assert len(answering.asked) == 2
+
+
 def test_without_retries(connect: Callable[..., Any], answering: Answering) -> None:
     answering.answer = fails_first(1)
     with pytest.raises(Unavailable, match="loading"):
