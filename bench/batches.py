@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -118,19 +119,23 @@ def batch_latency(effort: Effort) -> list[Row]:
 
 def overload(process: Process, effort: Effort) -> list[Row]:
     """Requests of eight images at twice the rate that the server can answer.  Capacity is that of a closed loop of the same generator over
-    as many connections, measured before every round of overload: both rates are taken from the same cores in the same minute."""
+    as many connections, measured before and after every round of overload: the machine's speed wanders within seconds."""
     workload = workloads.repeated("mnist_large", 8)
     seconds = max(effort.seconds, OVERLOAD_S)
     one = case("tfs-native", "grpc", workload, Pressure(4, 16, seconds))
     warm(process, one)
-    closed, found = [], []
-    for _ in range(effort.rounds):
-        closed.append(loads.grpc_load(process, one.call, one.pressure, percentiles=True))
+    capacity = partial(loads.grpc_load, process, one.call, one.pressure, percentiles=True)
+    closed, found = [capacity()], []
+    for _ in range(effort.rounds + 2):
         twice = Pressure(
             4, MOST_OPEN, seconds, rate=2 * closed[-1]["per_s"], timeout_ms=DEADLINE_MS - MARGIN_MS
         )
         found.append(loads.grpc_load(process, one.call, twice, percentiles=True))
-    shares = [under["per_s"] / alone["per_s"] for alone, under in zip(closed, found, strict=True)]
+        closed.append(capacity())
+    shares = [
+        under["per_s"] / statistics.mean((before["per_s"], after["per_s"]))
+        for (before, after), under in zip(pairwise(closed), found, strict=True)
+    ]
     rows: list[Row] = [
         {**one.row(), "target": "capacity", "samples": closed, "median": medians(closed)},
         {
