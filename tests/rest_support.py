@@ -1,20 +1,24 @@
 """The REST port over a scripted engine, on a loop of its own in a thread; and raw HTTP to it.
 
-Owns: `RestRunning`, `raw`.  Must not know: what a test expects.
+Owns: `RestRunning`, `rest_servers`, reading raw answers.  Must not know: what a test expects.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import requests
-from fake_core import FakeCore, FakeEngine, FakeMailbox
+from fake_core import FakeCore, FakeEngine, FakeMailbox, FakeServable, FakeStatus
 
+from tfs import messages
+from tfs.errors import InvalidArgument
 from tfs.service.examples import ExampleService
 from tfs.service.metadata import MetadataService
 from tfs.service.model import ModelService
@@ -103,6 +107,40 @@ class RestRunning:
         with self.connect() as connection:
             connection.sendall(request)
             return read_answer(connection)
+
+
+def signatures() -> dict[str, bytes]:
+    """Of the scripted models: one float input without a known length."""
+    made = messages.SignatureDef(method_name="tensorflow/serving/predict")
+    made.inputs["x"].name = "x:0"
+    made.inputs["x"].dtype = 1
+    made.inputs["x"].tensor_shape.dim.add().size = -1
+    return {"serving_default": bytes(made.SerializeToString())}
+
+
+@contextlib.contextmanager
+def rest_servers() -> Iterator[Callable[..., RestRunning]]:
+    """start(settings, **more): a server of the models m (version 2 serves, 1 failed) and "a/b:c é"; closed with the context."""
+    started: list[RestRunning] = []
+
+    def start(settings: RestSettings | None = None, **more: Any) -> RestRunning:
+        engine = FakeEngine(
+            [FakeServable("m", 2, signatures()), FakeServable("a/b:c \u00e9", 1, signatures())]
+        )
+        core = FakeCore(
+            {"m": [FakeStatus(2, 30), FakeStatus(1, 50, InvalidArgument('a "bad" one'))], "empty": []}
+        )
+        started.append(RestRunning(engine, core, settings or RestSettings(), **more))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()
+
+
+def body_of(running: RestRunning) -> bytes:
+    """The body of the last request that reached the engine."""
+    return bytes(running.engine.asked[-1][1])
 
 
 def read_answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:

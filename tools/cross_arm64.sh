@@ -16,7 +16,7 @@ root=$place/root
 packages=(libpython3-dev libpython3-stdlib python3-minimal libnghttp2-dev libnghttp2-14 zlib1g zlib1g-dev libc6 libgcc-s1
     libstdc++6 libexpat1 libffi8 libssl3 libbz2-1.0 liblzma5 libuuid1 libsqlite3-0)
 tests=(tests/fastpath/test_wire.py tests/fastpath/test_tensor.py tests/fastpath/test_request.py tests/fastpath/test_response.py
-    tests/fastpath/test_json_decode.py tests/fastpath/test_json_encode.py tests/unit/client/test_codec.py)
+    tests/fastpath/test_json_decode.py tests/fastpath/test_json_documents.py tests/fastpath/test_json_encode.py tests/unit/client/test_codec.py)
 
 apt_arm64() {
     apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User=root -o Dir::State="$place/state" \
