@@ -1,10 +1,11 @@
 """What the engine's tests share: signatures and requests as bytes, and a consumer that drains a mailbox on its own thread.
 
-Owns: `signature`, `ask`, `Consumer`, `threads_named`.  Must not know: what is tested.  Imports no TensorFlow.
+Owns: `signature`, `ask`, `Consumer`, `Room`, `threads_named`.  Must not know: what is tested.  Imports no TensorFlow.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 import time
@@ -17,8 +18,11 @@ from typing import Any
 import wiretools as wire
 
 from tfs import _fastpath
+from tfs._fastpath import Engine, FakeSession, LoadedServable, fake_servable
 from tfs.errors import TfsError
 
+MS = 1_000_000
+SANITIZED = os.environ.get("TFS_TEST_BUILD") in ("asan", "tsan")
 DT_FLOAT = 1
 PREDICT_METHOD = b"tensorflow/serving/predict"
 
@@ -175,3 +179,45 @@ def in_threads(count: int, body: Callable[[int], Any]) -> list[Any]:
     if errors:
         raise errors[0]
     return results
+
+
+class Room:
+    """Engines with gated models; whatever a test leaves blocked is let go at the end."""
+
+    def __init__(self) -> None:
+        self.engines: list[Engine] = []
+        self.consumers: list[Consumer] = []
+        self.sessions: list[FakeSession] = []
+        self.servables: list[LoadedServable] = []
+
+    def engine(self, **settings: int) -> Engine:
+        self.engines.append(Engine(**settings))
+        return self.engines[-1]
+
+    def consumer(self, engine: Engine) -> Consumer:
+        self.consumers.append(Consumer(engine))
+        return self.consumers[-1]
+
+    def model(self, name: str, gate: int = -1, number: int = 1, **options: bool) -> LoadedServable:
+        self.sessions.append(FakeSession(gate=gate))
+        self.servables.append(
+            fake_servable(name, number, self.sessions[-1], {"serving_default": signature()}, **options)
+        )
+        return self.servables[-1]
+
+    def stuck(self, name: str, **options: bool) -> tuple[LoadedServable, FakeSession]:
+        """A model whose runs wait at the gate."""
+        servable = self.model(name, gate=0, **options)
+        return servable, self.sessions[-1]
+
+    def close(self) -> None:
+        for session in self.sessions:
+            session.step(-1)
+        for engine in self.engines:
+            engine.close()
+        for consumer in self.consumers:
+            consumer.check_once()
+            consumer.mailbox.close()
+        for servable in self.servables:
+            assert servable.wait_unused(5), f"{servable.name} is still held"
+            servable.close()

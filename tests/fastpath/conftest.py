@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import reference
+from engine_support import Room
 
 from tfs import _fastpath
 
@@ -51,3 +52,10 @@ def fake_tensors() -> Iterator[None]:
     before = _fastpath.fake_counts()["alive"]
     yield
     assert _fastpath.fake_counts()["alive"] == before, "tensors left behind"
+
+
+@pytest.fixture
+def room(fake_tensors: None) -> Iterator[Room]:
+    made = Room()
+    yield made
+    made.close()
