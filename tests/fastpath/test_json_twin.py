@@ -100,8 +100,9 @@ def test_damaged_bodies_end_alike(posted: tuple[bytes, dict[str, int]]) -> None:
     | st.text(alphabet='{}[]:,"\\0123456789.eE+-truefalsnINnity \n', max_size=40).map(str.encode)
 )
 def test_any_bytes_are_answered(body: bytes) -> None:
-    with pytest.raises(errors.InvalidArgument):
-        _fastpath._probe_json_decode(body, {"x": 1})
+    """Hypothesis also draws the constants that it finds in the sources, whole requests among them: those decode."""
+    found = outcome(_fastpath._probe_json_decode, body, {"x": 1})
+    assert isinstance(found, dict) or found[0] == errors.Code.INVALID_ARGUMENT
 
 
 @relaxed
