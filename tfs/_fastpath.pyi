@@ -1,5 +1,6 @@
 """The typed face of the compiled core. Units are in the names; threads and errors are said per function."""
 
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, TypedDict, type_check_only
 
@@ -349,8 +350,33 @@ class NativeServer:
         byte_budget: request bytes held by the process beyond which windows are withheld. arguments: gRPC channel arguments
         (docs/native.md). Raises TfsError: UNAVAILABLE naming the address, INVALID_ARGUMENT naming the argument,
         RESOURCE_EXHAUSTED when threads or descriptors run out."""
+    def listen_rest(
+        self,
+        sock: socket.socket,
+        *,
+        status_lines: Sequence[bytes],
+        headers: bytes,
+        gzip_headers: bytes,
+        max_body_bytes: int,
+        timeout_ns: int,
+        max_connections: int,
+        write_stall_ns: int,
+        keep_alive_ns: int,
+    ) -> None:
+        """Answers REST Predicts on connections to `sock` (listening, closed by `close`); once, before `start`.
+
+        status_lines: by code, 0 to 16; they and the headers are whole lines. 0 is no limit: max_body_bytes, timeout_ns (of a call),
+        write_stall_ns (of an answer that is not fetched). Connections beyond max_connections, here and given to Python together, are given
+        to Python to be refused, as are those with requests of another form."""
+    def start(self) -> None:
+        """Starts the threads, where the constructor was told not to. Raises TfsError RESOURCE_EXHAUSTED."""
     def fileno(self) -> int:
-        """Becomes readable when cold calls wait: `loop.add_reader(server.fileno(), …take…)`."""
+        """Becomes readable when cold calls or REST connections wait: `loop.add_reader(server.fileno(), …take…)`."""
+    def take_rest(self) -> list[tuple[int, bytes, bool]]:
+        """REST connections that Python takes over, oldest first: the descriptor (the caller's to close), what was read and not answered,
+        whether it is one too many. `rest_closed` tells their end. After `take`, which empties the descriptor. Never blocks."""
+    def rest_closed(self) -> None:
+        """One of those is closed. Any thread."""
     def take(self) -> list[ColdCall]:
         """The cold calls that wait, oldest first. Never blocks. Any thread."""
     def drain(self, grace_s: float) -> None:
@@ -362,7 +388,8 @@ class NativeServer:
         """Cuts off what is left, joins all threads, removes unix sockets. Idempotent. Not from a `done` callback."""
     def stats(self) -> dict[str, int]:
         """Counters since start (accepted, refused_connections, closed, streams, answered, errors, resets, evicted, inlined,
-        handed_over) and now (connections, fewest_connections of a thread, request_bytes, cold_calls). Any thread."""
+        handed_over, moved REST connections) and now (connections, rest_connections with Python's, fewest_connections of a thread,
+        request_bytes, cold_calls). Any thread."""
 
 class EchoEngine:
     """Stands in for Engine in the tests of the native transport: the answer is the request, "hold…" waits for answer_held,
@@ -379,6 +406,11 @@ def _probe_http2_feed(
     """Tests: feeds bytes to a connection without a socket over an EchoEngine; returns what the server wrote.
 
     Raises AssertionError when a ticket or a byte of the budget is left over."""
+
+def _probe_http1_feed(pieces: Sequence[bytes], *, max_body_bytes: int = ...) -> tuple[bytes, bytes | None]:
+    """Tests: the same for a REST connection; what the server wrote and, if Python was to take over, the bytes for it.
+
+    The answer to a request for model m is `m:` and its body, its status 200 + the code; the one header is `a: b`."""
 
 class _ProbePieces:
     """Tests: the allocator of nghttp2's sessions. A piece is named by a number, NULL by one that is not held; AssertionError when a piece

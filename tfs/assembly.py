@@ -72,19 +72,29 @@ class Parts:
         """gRPC first, then REST, each announced by the reference's ready line. Raises TfsError for an address that is taken."""
         asyncio.get_running_loop().add_reader(self.mailbox.fileno(), self.mailbox.drain)
         self.health.set_serving(True)
-        await self._open_grpc()
-        await self._open_rest()
+        native_grpc, native_rest = self._natively("gRPC"), self._natively("REST")
+        rest_problem = self._bind_rest()
+        await self._open_grpc(native_grpc, native_rest and self.rest_server is not None)
+        if rest_problem:  # gRPC is served all the same, as in the reference
+            _log.error("%s", rest_problem)
+        if self.rest_server is not None:
+            if not native_rest:
+                await self.rest_server.start()
+            _log.info("Exporting HTTP/REST API at:localhost:%d ...", self.rest_server.port)
 
     async def drain(self, grace_s: float) -> None:
         """Tells health checks, accepts nothing more, waits for the calls under way for `grace_s`, cuts off the rest."""
         self.health.set_serving(False)
         waits = []
+        if self.native is not None:
+            self.native.drain(grace_s)
+            waits.append(self._drain_native(self.native, grace_s))
+        if self.bridge is not None:
+            self.bridge.take()  # REST connections on their way to Python
         if self.rest_server is not None:
             waits.append(self.rest_server.stop(grace_s))
         if self.grpc_server is not None:
             waits.append(self.grpc_server.stop(grace_s))
-        if self.native is not None:
-            waits.append(self._drain_native(self.native, grace_s))
         await asyncio.gather(*waits)
 
     def close(self) -> None:
@@ -96,37 +106,28 @@ class Parts:
         self.core.close(_CLOSE_WAIT_S)
         self.engine.close()
 
-    # -- gRPC
+    # -- which transport
 
-    async def _open_grpc(self) -> None:
+    def _natively(self, face: str) -> bool:
+        """Whether the core's I/O threads serve this face ("gRPC" or "REST"); says why not, where that was asked for or may surprise."""
         settings = self.prepared.settings
-        addresses = [f"{settings.bind_address}:{settings.port}"] if settings.port else []
-        if settings.grpc_socket_path:
-            addresses.append(f"unix:{settings.grpc_socket_path}")
-        reason = native_refusal(self.prepared)
-        native = settings.grpc_transport != "grpcio" and reason is None
-        if reason is not None and settings.grpc_transport != "grpcio":
-            _log.log(
-                logging.WARNING if settings.grpc_transport == "native" else logging.INFO,
-                "gRPC is served by grpcio: %s",
-                reason,
-            )
-        try:
-            ports = self._start_native(addresses) if native else await self._start_grpcio(addresses)
-        except TfsError as error:  # the reference's code and words, and what it does not say
-            raise InvalidArgument(f"Failed to BuildAndStart gRPC server: {error.message}") from None
-        for address, port in zip(addresses, ports, strict=True):
-            if address.startswith("unix:"):
-                _log.info("Running gRPC ModelServer at UNIX socket %s ...", address.removeprefix("unix:"))
-            else:
-                _log.info("Running gRPC ModelServer at %s:%d ...", settings.bind_address, port)
+        asked = settings.grpc_transport if face == "gRPC" else settings.rest_transport
+        ssl = self.prepared.ssl if face == "gRPC" else self.prepared.rest_ssl
+        if asked not in ("auto", "native"):
+            return False
+        reason = native_refusal(ssl)
+        if reason is not None:
+            level = logging.WARNING if asked == "native" else logging.INFO
+            _log.log(level, "%s is served by %s: %s", face, "grpcio" if face == "gRPC" else "uvicorn", reason)
+        return reason is None
 
-    def _start_native(self, addresses: list[str]) -> list[int]:
+    async def _start_native(self, addresses: list[str], with_rest: bool) -> list[int]:
+        """The I/O threads: gRPC at these addresses, and REST."""
         settings = self.prepared.settings
         methods = dict(self.methods)
         if settings.enable_grpc_healthcheck_service:
             methods[health.CHECK] = self.health.check
-        self.native = _fastpath.NativeServer(
+        native = _fastpath.NativeServer(
             self.engine,
             addresses=addresses,
             io_threads=settings.grpc_io_threads or cores.usable(),
@@ -136,13 +137,46 @@ class Parts:
             else settings.grpc_max_message_bytes,
             byte_budget=settings.max_held_request_bytes or _BYTE_BUDGET,
             max_connections=settings.max_connections or _MAX_CONNECTIONS,
-            arguments=dict(self.prepared.grpc_arguments),
+            arguments=dict(self.prepared.grpc_arguments) if addresses else {},
+            start=False,
         )
-        for name in self.native.ignored_arguments:
+        self.native = native
+        for name in native.ignored_arguments:
             _log.warning("--grpc_channel_arguments: %s has no effect on the native transport", name)
-        self.bridge = NativeBridge(self.native, methods)
+        rest_server = self.rest_server if with_rest else None
+        if rest_server is not None:
+            native.listen_rest(
+                await rest_server.start_adopting(),
+                **self.rest_app.native_answers(),
+                max_connections=settings.max_connections or _MAX_CONNECTIONS,
+                write_stall_ns=int(settings.rest_body_timeout_seconds * 1e9),
+                keep_alive_ns=rest_protocol.KEEP_ALIVE_S * 1_000_000_000,
+            )
+        self.bridge = NativeBridge(native, methods, rest_server)
         self.bridge.start()
-        return self.native.ports
+        native.start()
+        return native.ports
+
+    # -- gRPC
+
+    async def _open_grpc(self, native: bool, native_rest: bool) -> None:
+        settings = self.prepared.settings
+        addresses = [f"{settings.bind_address}:{settings.port}"] if settings.port else []
+        if settings.grpc_socket_path:
+            addresses.append(f"unix:{settings.grpc_socket_path}")
+        try:
+            ports: list[int] = []
+            if native or native_rest:
+                ports = await self._start_native(addresses if native else [], native_rest)
+            if not native:
+                ports = await self._start_grpcio(addresses)
+        except TfsError as error:  # the reference's code and words, and what it does not say
+            raise InvalidArgument(f"Failed to BuildAndStart gRPC server: {error.message}") from None
+        for address, port in zip(addresses, ports, strict=True):
+            if address.startswith("unix:"):
+                _log.info("Running gRPC ModelServer at UNIX socket %s ...", address.removeprefix("unix:"))
+            else:
+                _log.info("Running gRPC ModelServer at %s:%d ...", settings.bind_address, port)
 
     async def _start_grpcio(self, addresses: list[str]) -> list[int]:
         settings = self.prepared.settings
@@ -162,7 +196,6 @@ class Parts:
         return await self.grpc_server.start()
 
     async def _drain_native(self, native: _fastpath.NativeServer, grace_s: float) -> None:
-        native.drain(grace_s)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, native.wait_drained, grace_s + 1.0)
         if self.bridge is not None:
@@ -170,13 +203,13 @@ class Parts:
 
     # -- REST
 
-    async def _open_rest(self) -> None:
+    def _bind_rest(self) -> str | None:
+        """The REST server, bound but not serving, where there is to be one; what keeps it from that."""
         settings = self.prepared.settings
         if not settings.rest_api_port:
-            return
+            return None
         if settings.rest_api_port == settings.port:
-            _log.error("--rest_api_port is the gRPC port %d: the REST API is off", settings.port)
-            return
+            return f"--rest_api_port is the gRPC port {settings.port}: the REST API is off"
         tls = tls_files(self.prepared.rest_ssl)
         context = server_context(tls) if tls is not None else None
         try:
@@ -191,21 +224,17 @@ class Parts:
                 budget=self.rest_app.budget,
                 tls=context,
             )
-        except Internal as error:  # gRPC is served all the same, as in the reference
-            _log.error(
-                "Failed to start HTTP Server at localhost:%d: %s", settings.rest_api_port, error.message
-            )
-            return
-        await self.rest_server.start()
-        _log.info("Exporting HTTP/REST API at:localhost:%d ...", self.rest_server.port)
+        except Internal as error:
+            return f"Failed to start HTTP Server at localhost:{settings.rest_api_port}: {error.message}"
+        return None
 
 
-def native_refusal(prepared: config.Prepared) -> str | None:
-    """Why the native transport cannot serve these settings, None when it can."""
+def native_refusal(ssl: config.Ssl | None) -> str | None:
+    """Why the native transport cannot serve a face with these credentials, None when it can."""
     if not hasattr(_fastpath, "NativeServer"):
         return "this build has no native transport (libnghttp2 was not found)"
-    if prepared.ssl is not None:
-        return "the native transport has no TLS (--ssl_config_file)"
+    if ssl is not None:
+        return "the native transport has no TLS"
     return None
 
 

@@ -286,6 +286,14 @@ class Flags:
     grpc_io_threads: int = _flag(
         0, "int32", GRPC, "I/O threads of the native transport; 0 takes one for each core.", minimum=0
     )
+    rest_transport: str = _flag(
+        "auto",
+        "string",
+        REST,
+        "native answers Predict on the core's I/O threads and leaves the rest to uvicorn; uvicorn serves everything; "
+        "auto takes native where it can serve the settings.",
+        choices=("auto", "native", "uvicorn"),
+    )
     grpc_max_message_bytes: int = _flag(
         -1, "int64", GRPC, "Largest request in bytes; -1 sets no limit, as in the reference.", minimum=-1
     )

@@ -13,10 +13,6 @@ cdef enum:
     WIDE_MESSAGE = 1048576         # from this message length on
     MIN_GRANT = 262144             # a stream's next piece of window: as much as it has sent so far, between these two
     MAX_GRANT = 8388608
-    OUT_COPY = 65536               # small frames of one write
-    OUT_ROOM = 17408               # kept free for one frame that nghttp2 makes (16 KiB + header + slack)
-    OUT_ROUND = 524288             # bytes per system call, and what a full socket may make us keep per connection
-    COPY_BELOW = 4096              # answers up to here are copied; longer ones are pointed to
     MAX_CONTINUATIONS = 8          # 9 x 16 KiB of headers are far beyond any metadata limit in use
     MAX_OUTBOUND_ACK = 1000        # answers to PING and SETTINGS that wait to be written
     MAX_SETTINGS = 32              # entries in one SETTINGS frame; six are defined
@@ -339,17 +335,10 @@ cdef int http2_on_send_data(nghttp2_session* session, nghttp2_frame* frame, cons
     cdef Conn* conn = <Conn*>user
     cdef Stream* st = <Stream*>source.ptr
     cdef Out* out = &conn.thread.out
-    cdef uint8_t* bytes = st.reply + st.reply_sent
-    if http2_full(out):
+    if out_full(out):
         return NGHTTP2_ERR_WOULDBLOCK
-    http2_put(out, head, 9)
-    if size <= COPY_BELOW:
-        http2_put(out, bytes, size)
-    else:
-        out.parts[out.count].iov_base = bytes
-        out.parts[out.count].iov_len = size
-        out.count += 1
-        out.total += size
+    out_copy(out, head, 9)
+    out_reply(out, st.reply + st.reply_sent, size)
     st.reply_sent += size
     conn.reply_bytes -= size
     http2_earn(conn, TOKENS_PER_DATA)
@@ -369,34 +358,13 @@ cdef int http2_on_sent(nghttp2_session* session, const nghttp2_frame* frame, voi
 
 # -- writing
 
-cdef inline bint http2_full(Out* out) noexcept nogil:
-    return out.copy_len > OUT_COPY - OUT_ROOM or out.count > OUT_PARTS - 3 or out.total >= OUT_ROUND
-
-
-cdef void http2_put(Out* out, const uint8_t* data, size_t size) noexcept nogil:
-    """Copies; the caller has left room."""
-    cdef uint8_t* at = out.copy + out.copy_len
-    cdef iovec* last = &out.parts[out.count - 1]
-    memcpy(at, data, size)
-    out.copy_len += size
-    out.total += size
-    if out.count > 0 and <uint8_t*>last.iov_base + last.iov_len == at:
-        last.iov_len += size
-        return
-    out.parts[out.count].iov_base = at
-    out.parts[out.count].iov_len = size
-    out.count += 1
-
-
 cdef int http2_collect(Conn* conn) noexcept nogil:
     """Fills the thread's Out with what one system call may carry.  0, or -1: the connection cannot go on."""
     cdef Out* out = &conn.thread.out
     cdef const uint8_t* data
     cdef ssize_t size
-    out.copy_len = 0
-    out.total = 0
-    out.count = 0
-    while not http2_full(out):
+    out_clear(out)
+    while not out_full(out):
         size = nghttp2_session_mem_send(conn.session, &data)
         if size < 0:
             return -1
@@ -404,7 +372,7 @@ cdef int http2_collect(Conn* conn) noexcept nogil:
             return 0
         if <size_t>size > OUT_COPY - out.copy_len:
             return -1                                # a frame beyond 16 KiB that is not DATA: nghttp2 makes none
-        http2_put(out, data, size)
+        out_copy(out, data, size)
     return 0
 
 

@@ -1,8 +1,10 @@
-# inflate.pxi: compressed requests, on a thread of their own: a megabyte inflates in milliseconds, which no I/O thread may lose.
+# inflate.pxi: compressed gRPC requests and REST answers, on a thread of their own: a megabyte takes milliseconds, which no I/O thread
+# may lose.
 #
 # Owns: the inflater thread and its list.  Must not know: tickets.
-# Strategy: the I/O thread lends the stream (STAGE_INFLATE); the inflater replaces its body by the inflated one and hands it back like
-# an answer.  Output grows by doubling as it is made, never beyond the message limit, and not at all when the byte budget is used up.
+# Strategy: the I/O thread lends the stream (STAGE_INFLATE); the inflater replaces its body by the inflated one, or its answer by the
+# packed one (rest.pxi), and hands it back like an answer.  Inflated bytes grow by doubling as they are made, never beyond the message
+# limit, and not at all when the byte budget is used up.
 
 cdef enum:
     INFLATE_FIRST = 16384          # room for output at the start
@@ -10,7 +12,7 @@ cdef enum:
 
 
 cdef void inflate_submit(Stream* st) noexcept nogil:
-    """I/O thread: lends a stream whose message is complete."""
+    """I/O thread: lends a stream whose message is complete, or whose answer is to be packed."""
     cdef NativeCore* core = st.thread.core
     st.stage = STAGE_INFLATE
     st.thread.outstanding += 1
@@ -47,6 +49,10 @@ cdef Stream* inflate_pop(NativeCore* core) noexcept nogil:
 
 
 cdef void inflate_one(Stream* st, z_stream* z, bint able) noexcept nogil:
+    if st.packing:
+        rest_pack(st)
+        stream_complete(st)
+        return
     st.code = OK
     if not atomic_load32(&st.closed):
         if able:

@@ -1,6 +1,7 @@
 # io.pxi: the I/O threads: epoll, sockets, the turn of the loop, hand-overs between threads.
 #
-# Owns: IoThread, the life of Conn, when what runs.  Must not know: frames (http2.pxi), messages (grpc.pxi).
+# Owns: IoThread, the life of Conn, when what runs; which of the two protocols a connection speaks.
+# Must not know: frames (http2.pxi), requests of HTTP/1.1 (http1.pxi), messages (grpc.pxi, rest.pxi).
 # Strategy: one turn = read every ready socket once -> take what other threads answered -> hand out the complete requests -> write
 # every touched connection once.  So a burst of small calls costs one read and one write.
 
@@ -32,6 +33,10 @@ cdef Conn* io_conn_new(IoThread* t, int fd) noexcept nogil:
     return conn
 
 
+cdef inline int io_open(Conn* conn) noexcept nogil:
+    return http1_open(conn) if conn.http1 else http2_open(conn)
+
+
 cdef void io_adopt(IoThread* t, Conn* conn) noexcept nogil:
     """The connection joins its thread."""
     conn.opened_ns = conn.heard_ns = conn.sent_ns = conn.idle_ns = t.now
@@ -39,7 +44,7 @@ cdef void io_adopt(IoThread* t, Conn* conn) noexcept nogil:
     if t.conns != NULL:
         t.conns.before = conn
     t.conns = conn
-    if http2_open(conn) < 0 or t.draining or (
+    if io_open(conn) < 0 or t.draining or (
             conn.fd >= 0 and epoll_set(t.epoll_fd, EPOLL_CTL_ADD, conn.fd, EPOLLIN, conn) != 0):
         io_close(conn)
         return
@@ -69,13 +74,28 @@ cdef void io_close(Conn* conn) noexcept nogil:
     conn.next = t.dead
     t.dead = conn
     atomic_bump64(&t.stats.closed, 1)
-    io_uncount(t)
+    io_uncount(t, conn.http1, conn.moving == 2)
 
 
-cdef void io_uncount(IoThread* t) noexcept nogil:
-    """One connection less; the last one tells who waits for the drain."""
+cdef bint io_count(IoThread* t, bint http1) noexcept nogil:
+    """One connection more; False when its protocol has too many."""
+    cdef NativeCore* core = t.core
+    atomic_add64(&t.connections, 1)
+    atomic_add64(&core.connections, 1)
+    if http1:
+        return atomic_add64(&core.rest.connections, 1) <= core.rest.max_connections
+    return atomic_add64(&core.grpc_connections, 1) <= core.limits.max_connections
+
+
+cdef void io_uncount(IoThread* t, bint http1, bint moved) noexcept nogil:
+    """One connection less (`moved`: here, but not in the count of REST, which goes on with Python); the last one tells who waits for the
+    drain."""
     cdef NativeCore* core = t.core
     atomic_add64(&t.connections, -1)
+    if not http1:
+        atomic_add64(&core.grpc_connections, -1)
+    elif not moved:
+        atomic_add64(&core.rest.connections, -1)
     if atomic_add64(&core.connections, -1) == 0:
         pthread_mutex_lock(&core.lock)
         pthread_cond_broadcast(&core.empty)
@@ -88,6 +108,7 @@ cdef void io_free_dead(IoThread* t) noexcept nogil:
         conn = t.dead
         t.dead = conn.next
         free(conn.pending)
+        free(conn.held)
         free(conn)
 
 
@@ -104,9 +125,10 @@ cdef void io_feed(Conn* conn, const uint8_t* data, size_t size) noexcept nogil:
     conn.heard_ns = conn.thread.now
     if conn.leaving == 0:
         conn.ping_ns = 0                              # any bytes prove that the peer lives
-    if http2_feed(conn, data, size) < 0:
+    if (http1_feed(conn, data, size) if conn.http1 else http2_feed(conn, data, size)) < 0:
         conn.broken = 1
-    io_dirty(conn)
+    if not conn.closed:
+        io_dirty(conn)
 
 
 cdef void io_want_write(Conn* conn, uint8_t writing) noexcept nogil:
@@ -117,6 +139,12 @@ cdef void io_want_write(Conn* conn, uint8_t writing) noexcept nogil:
     conn.sent_ns = conn.thread.now
     if conn.fd >= 0:
         epoll_set(conn.thread.epoll_fd, EPOLL_CTL_MOD, conn.fd, EPOLLOUT if writing else EPOLLIN, conn)
+
+
+cdef void io_pause(Conn* conn) noexcept nogil:
+    """Reads no more of a peer that has sent too much ahead, until its connection is next written to."""
+    if conn.fd >= 0 and not conn.writing:
+        epoll_set(conn.thread.epoll_fd, EPOLL_CTL_MOD, conn.fd, 0, conn)
 
 
 cdef void io_keep(Conn* conn, Out* out, size_t sent) noexcept nogil:
@@ -147,7 +175,10 @@ cdef int io_gather(Conn* conn) noexcept nogil:
     """What to write next into the thread's Out: kept bytes first.  0, or -1: the connection cannot go on."""
     cdef Out* out = &conn.thread.out
     if conn.pending == NULL:
-        return http2_collect(conn)
+        if not conn.http1:
+            return http2_collect(conn)
+        http1_collect(conn)
+        return 0
     out.copy_len = 0
     out.count = 1
     out.total = conn.pending_len - conn.pending_at
@@ -165,7 +196,7 @@ cdef void io_flush(IoThread* t, Conn* conn) noexcept nogil:
         if io_gather(conn) < 0:
             conn.broken = 1
             break
-        more = conn.pending != NULL or http2_full(out)
+        more = conn.pending != NULL or out_full(out)
         if out.total == 0:
             break
         sent = socket_send(conn.fd, out.parts, out.count) if conn.fd >= 0 else 0
@@ -185,8 +216,10 @@ cdef void io_flush(IoThread* t, Conn* conn) noexcept nogil:
     if conn.closed or (conn.pending != NULL and not conn.broken):
         return
     io_want_write(conn, 0)
-    if conn.broken or http2_over(conn) or (conn.leaving == 2 and conn.open_streams == 0):
+    if conn.broken or (conn.leaving == 2 and conn.open_streams == 0) or (not conn.http1 and http2_over(conn)):
         io_close(conn)
+    elif conn.http1 and conn.streams == NULL:
+        http1_resume(conn)
 
 
 cdef void io_flush_dirty(IoThread* t) noexcept nogil:
@@ -291,31 +324,40 @@ cdef IoThread* io_least_loaded(NativeCore* core) noexcept nogil:
 
 
 cdef void io_accept(IoThread* t, Listener* listener) noexcept nogil:
-    cdef NativeCore* core = t.core
-    cdef IoThread* home
-    cdef Conn* conn
     cdef int fd, turn
     if t.draining:
         return
     for turn in range(ACCEPT_BURST):
         fd = socket_accept(listener.fd)
-        if fd < 0:
-            if not socket_retry():
-                tick_listen(t, False)                 # no descriptors left: look again at the next tick, do not spin
-            return
-        home = io_least_loaded(core)
-        atomic_add64(&home.connections, 1)
-        conn = NULL
-        if atomic_add64(&core.connections, 1) <= core.limits.max_connections:
-            conn = io_conn_new(home, fd)
-        if conn == NULL:
-            fd_close(fd)
-            io_uncount(home)
-            atomic_bump64(&t.stats.refused_connections, 1)
-        elif home == t:
+        if fd >= 0:
+            io_accepted(t, listener, fd)
+            continue
+        if not socket_retry():
+            tick_listen(t, False)                     # no descriptors left: look again at the next tick, do not spin
+        return
+
+
+cdef void io_accepted(IoThread* t, Listener* listener, int fd) noexcept nogil:
+    """A new connection goes to the least loaded thread, or is refused: gRPC's are closed, REST's answered by Python."""
+    cdef IoThread* home = io_least_loaded(t.core)
+    cdef bint room = io_count(home, listener.http1)
+    cdef Conn* conn = io_conn_new(home, fd) if room else NULL
+    cdef Moved* moved
+    if conn != NULL:
+        conn.http1 = <uint8_t>listener.http1
+        if home == t:
             io_adopt(t, conn)
         else:
             io_give(home, conn)
+        return
+    atomic_bump64(&t.stats.refused_connections, 1)
+    moved = http1_moved(fd, 0) if listener.http1 else NULL
+    io_uncount(home, listener.http1, moved != NULL)
+    if moved == NULL:
+        fd_close(fd)
+        return
+    moved.full = 1
+    http1_give(t.core, moved)
 
 
 cdef void io_give(IoThread* home, Conn* conn) noexcept nogil:

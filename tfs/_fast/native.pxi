@@ -1,20 +1,15 @@
-# native.pxi: the Python face of the native transport: settings, sockets, start and stop.
+# native.pxi: the Python face of the native transport: settings, start and stop.
 #
 # Owns: NativeCore's creation and end; NativeServer.  Must not know: frames, messages.
 # Strategy: everything is checked and allocated here, with the GIL; the threads then run on an immutable core.  Stopping goes
 # drain (GOAWAY) -> stop the I/O threads -> stop the inflater -> free.  ColdCall keeps its server alive, so a late answer finds it.
 
 cimport cython
-import errno as _errno
-import os as _os
-import socket as _socket
-
 HAVE_NATIVE = True
 
 cdef int64_t NEVER_NS = INT64_MAX // 4
 
 cdef enum:
-    LISTEN_BACKLOG = 1024
     MAX_IO_THREADS = 256
 
 PREDICT_PATH = "/tensorflow.serving.PredictionService/Predict"
@@ -48,6 +43,7 @@ cdef class NativeServer:
     cdef readonly list ignored_arguments
     cdef list _sockets
     cdef list _paths
+    cdef list _texts               # what core.rest points to
     cdef bint _closed
 
     def __cinit__(self):
@@ -78,7 +74,7 @@ cdef class NativeServer:
             for address in addresses:
                 self._listen(address)
             if start:
-                self._start()
+                self.start()
         except BaseException:
             self.close()
             raise
@@ -165,19 +161,40 @@ cdef class NativeServer:
     cdef void _listen(self, str address) except *:
         cdef Listener* listener
         sock = native_socket(address)
-        self._sockets.append(sock)
         if address.startswith("unix:"):
             self._paths.append(address[5:])
         self.ports.append(0 if address.startswith("unix:") else sock.getsockname()[1])
-        listener = <Listener*>calloc(1, sizeof(Listener))
+        self._accept_from(sock, False)
+
+    cdef void _accept_from(self, sock, bint http1) except *:
+        """`sock` is closed by `close`."""
+        cdef Listener* listener = <Listener*>calloc(1, sizeof(Listener))
+        self._sockets.append(sock)
         if listener == NULL:
             raise MemoryError
         listener.kind = KIND_LISTENER
         listener.fd = sock.fileno()
+        listener.http1 = http1
         listener.next = self.core.listeners
         self.core.listeners = listener
 
-    cdef void _start(self) except *:
+    def listen_rest(self, sock: _socket.socket, *, status_lines: Sequence[bytes], headers: bytes, gzip_headers: bytes, max_body_bytes: int,
+                    timeout_ns: int, max_connections: int, write_stall_ns: int, keep_alive_ns: int) -> None:
+        cdef RestPort* port = &self.core.rest
+        cdef int code
+        self._texts = [*status_lines, headers, gzip_headers]
+        for code in range(17):
+            port.status_lines[code] = bytes_span(self._texts[code])
+        port.headers = bytes_span(self._texts[17])
+        port.gzip_headers = bytes_span(self._texts[18])
+        port.max_body_bytes = max_body_bytes
+        port.timeout_ns = timeout_ns
+        port.max_connections = max_connections
+        port.write_stall_ns = write_stall_ns or NEVER_NS
+        port.keep_alive_ns = keep_alive_ns
+        self._accept_from(sock, True)
+
+    def start(self) -> None:
         cdef NativeCore* core = self.core
         cdef int index
         if thread_start(&core.inflater, inflate_main, core, "tfs-inflate") != 0:
@@ -202,6 +219,21 @@ cdef class NativeServer:
             calls.append(cold_call(self, st))
             st = following
         return calls
+
+    def take_rest(self) -> list[tuple[int, bytes, bool]]:
+        cdef Moved* moved = <Moved*>atomic_swap_ptr(&self.core.rest.moved, NULL)
+        cdef Moved* following
+        cdef list connections = []
+        while moved != NULL:
+            following = moved.next
+            connections.append((moved.fd, <bytes>(<char*>http1_moved_bytes(moved))[:moved.size], moved.full != 0))
+            free(moved)
+            moved = following
+        connections.reverse()
+        return connections
+
+    def rest_closed(self) -> None:
+        atomic_add64(&self.core.rest.connections, -1)
 
     def drain(self, grace_s: float) -> None:
         cdef int index
@@ -229,6 +261,9 @@ cdef class NativeServer:
         self._closed = True
         native_stop(self.core)
         self.take()                                   # nobody will: each is answered to nobody and freed
+        for fd, _, _ in self.take_rest():
+            _os.close(fd)
+            self.rest_closed()
         for sock in self._sockets:
             sock.close()
         for path in self._paths:
@@ -251,6 +286,7 @@ cdef class NativeServer:
         result["fewest_connections"] = min(
             atomic_load64(&self.core.threads[thread].connections) for thread in range(self.core.thread_count))
         result["connections"] = atomic_load64(&self.core.connections)
+        result["rest_connections"] = atomic_load64(&self.core.rest.connections)
         result["request_bytes"] = atomic_load64(&self.core.budget.used) - BUDGET_OPEN
         result["cold_calls"] = atomic_load64(&self.core.cold_count)
         return result
@@ -288,6 +324,14 @@ cdef uint8_t* native_write(Call* call, uint8_t* out) noexcept nogil:
     return out
 
 
+cdef int native_text(Call* call, Text* out) noexcept nogil:
+    cdef int code
+    stage_mark(call, PROFILE_WAKE)
+    code = json_encode(call, out)
+    stage_mark(call, PROFILE_ENCODE)
+    return code
+
+
 cdef void native_consumer(Consumer* consumer, EngineCore* engine) noexcept nogil:
     consumer.context = engine
     consumer.open = native_open
@@ -297,9 +341,11 @@ cdef void native_consumer(Consumer* consumer, EngineCore* engine) noexcept nogil
     consumer.release = native_release
     consumer.size = native_size
     consumer.write = native_write
+    consumer.submit_json = json_submit
+    consumer.text = native_text
 
 
-# -- settings and sockets
+# -- settings
 
 cdef int64_t native_argument(str name, value, int64_t least, int64_t unit) except -1:
     """A channel argument as a number of our units; -1 and INT_MAX mean "no limit", as with gRPC."""
@@ -312,58 +358,6 @@ cdef int64_t native_argument(str name, value, int64_t least, int64_t unit) excep
     if number < least:
         raise errors.InvalidArgument(f"channel argument {name} must be at least {least}, not {value!r}")
     return number * unit
-
-
-def native_socket(address: str) -> _socket.socket:
-    """A listening, non-blocking socket for "host:port", "[v6]:port" or "unix:path".  Raises TfsError UNAVAILABLE, naming the address."""
-    if address.startswith("unix:"):
-        family, name = _socket.AF_UNIX, address[5:]
-    else:
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]") or "0.0.0.0"
-        family, name = (_socket.AF_INET6 if ":" in host else _socket.AF_INET), (host, port)
-    try:
-        if family == _socket.AF_UNIX:
-            native_remove_stale(name)
-            return native_bound(family, name)
-        if not 0 <= int(port) <= 65535:                         # getaddrinfo takes any number, modulo 65536
-            raise ValueError("a port is a number from 0 to 65535")
-        name = _socket.getaddrinfo(name[0], int(name[1]), family, _socket.SOCK_STREAM)[0][4]
-        try:
-            return native_bound(family, name)
-        except OSError as error:
-            if family != _socket.AF_INET6 or error.errno != _errno.EADDRINUSE:
-                raise
-            return native_bound(family, name, only_v6=1)        # "[::]" takes IPv4 too, unless that port is taken there
-    except (OSError, ValueError) as error:
-        raise errors.Unavailable(f"cannot listen on {address}: {error}") from None
-
-
-def native_bound(family: int, name: object, only_v6: int = 0) -> _socket.socket:
-    """A listening, non-blocking socket.  Raises OSError."""
-    sock = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
-    try:
-        if family != _socket.AF_UNIX:
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-        if family == _socket.AF_INET6:
-            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, only_v6)
-        sock.bind(name)
-        sock.listen(LISTEN_BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def native_remove_stale(path: str) -> None:
-    """Removes a socket file that nobody listens on any more."""
-    if not _os.path.exists(path):
-        return
-    with _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            _os.unlink(path)
 
 
 cdef void native_stop(NativeCore* core) noexcept:

@@ -36,13 +36,15 @@ cdef bytes native_probe_written(Conn* conn):
 
 cdef bytes native_probe_finish(NativeServer server, Conn* conn):
     """Lets Python's calls and held calls answer, then closes."""
-    cdef bytes written = b""
+    cdef bytes written = b"", more = b"?"
     cdef IoThread* t = conn.thread
-    (<EchoEngine>server.engine).answer_held()
-    for call in server.take():
-        call.reply(call.body)
-    native_probe_turn(t)
-    written = native_probe_written(conn)
+    while more:
+        (<EchoEngine>server.engine).answer_held()
+        for call in server.take():
+            call.reply(call.body)
+        native_probe_turn(t)
+        more = native_probe_written(conn)
+        written += more
     if not conn.closed:
         io_close(conn)
     native_probe_turn(t)
@@ -50,7 +52,7 @@ cdef bytes native_probe_finish(NativeServer server, Conn* conn):
     return written
 
 
-cdef bytes native_probe_run(NativeServer server, object pieces):
+cdef bytes native_probe_run(NativeServer server, object pieces, bint http1):
     global io_current
     cdef IoThread* t = server.core.threads
     cdef Conn* conn = io_conn_new(t, -1)
@@ -60,8 +62,8 @@ cdef bytes native_probe_run(NativeServer server, object pieces):
         raise MemoryError
     io_current = t
     t.now = now_ns()
-    atomic_add64(&server.core.connections, 1)
-    atomic_add64(&t.connections, 1)
+    io_count(t, http1)
+    conn.http1 = http1
     io_adopt(t, conn)
     native_probe_turn(t)
     for piece in pieces:
@@ -85,12 +87,36 @@ def _probe_http2_feed(pieces: Sequence[bytes], *, max_message_bytes: int = 1 << 
     cdef NativeServer server = NativeServer(
         echo, addresses=[], io_threads=1, cold=["/probe/Cold"], max_message_bytes=max_message_bytes, byte_budget=byte_budget,
         max_connections=1, arguments={}, start=False)
-    cdef bytes written = native_probe_run(server, [bytes(piece) for piece in pieces])
+    cdef bytes written = native_probe_run(server, [bytes(piece) for piece in pieces], False)
+    native_probe_empty(server, echo)
+    return written
+
+
+def _probe_http1_feed(pieces: Sequence[bytes], *, max_body_bytes: int = 0) -> tuple[bytes, bytes | None]:
+    """The same for a REST connection; returns what the server wrote and, if Python was to take the connection over, the bytes for it."""
+    cdef EchoEngine echo = EchoEngine()
+    cdef NativeServer server = NativeServer(
+        echo, addresses=[], io_threads=1, cold=[], max_message_bytes=1 << 20, byte_budget=1 << 22, max_connections=1, arguments={},
+        start=False)
+    server.listen_rest(
+        native_socket("127.0.0.1:0"), status_lines=[b"HTTP/1.1 %d \r\n" % (200 + code) for code in range(17)], headers=b"a: b\r\n",
+        gzip_headers=b"c: d\r\n", max_body_bytes=max_body_bytes, timeout_ns=0, max_connections=1, write_stall_ns=0,
+        keep_alive_ns=NEVER_NS)
+    cdef bytes written = native_probe_run(server, [bytes(piece) for piece in pieces], True)
+    moved = server.take_rest()
+    native_probe_empty(server, echo)
+    if server.core.rest.connections != len(moved):
+        raise AssertionError(f"left over: {server.core.rest.connections} connections")
+    return written, (moved[0][1] if moved else None)
+
+
+cdef int native_probe_empty(NativeServer server, EchoEngine echo) except -1:
+    """Raises AssertionError unless everything lent has come back."""
     if server.core.threads.outstanding or echo.live:
         raise AssertionError(f"left over: {server.core.threads.outstanding} outstanding, {echo.live} tickets")
     if server.core.budget.used != BUDGET_OPEN:
         raise AssertionError(f"left over: {server.core.budget.used - BUDGET_OPEN} bytes of the budget")
-    return written
+    return 0
 
 
 cdef class _ProbePieces:

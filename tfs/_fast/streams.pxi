@@ -37,7 +37,7 @@ cdef Stream* stream_new(Conn* conn, int32_t stream_id) noexcept nogil:
 
 
 cdef void stream_closed(Stream* st) noexcept nogil:
-    """The HTTP/2 stream is no more.  The struct stays until nobody outside may answer it."""
+    """The stream is no more.  The struct stays until nobody outside may answer it."""
     cdef Conn* conn = st.conn
     http2_received(st)
     if st.before != NULL:
@@ -135,7 +135,10 @@ cdef void stream_run_ready(IoThread* t) noexcept nogil:
 
 cdef void stream_hand_out(IoThread* t, Stream* st, int64_t allowed) noexcept nogil:
     cdef Stream* before = t.local_done
-    grpc_dispatch(st, allowed)
+    if st.conn.http1:
+        rest_dispatch(st, allowed)
+    else:
+        grpc_dispatch(st, allowed)
     if t.local_done != before:
         atomic_bump64(&t.stats.inlined, 1)
     else:
@@ -185,6 +188,8 @@ cdef void stream_completed(IoThread* t, Stream* st) noexcept nogil:
             t.outstanding -= 1
         if st.conn == NULL:
             stream_recycle(st)
+        elif st.conn.http1:
+            http1_respond(st)
         elif stage == STAGE_INFLATE and st.code == OK:
             stream_ready(st)
         else:

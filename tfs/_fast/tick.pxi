@@ -26,7 +26,9 @@ cdef void tick_thread(IoThread* t) noexcept nogil:
     while conn != NULL:
         following = conn.after
         tick_windows(t, conn)
-        if full:
+        if full and conn.http1:
+            http1_tick(t, conn)
+        elif full:
             tick_conn(t, conn)
         conn = following
     io_turn(t)
@@ -139,11 +141,16 @@ cdef void tick_listen(IoThread* t, bint listen) noexcept nogil:
 cdef void tick_drain(IoThread* t) noexcept nogil:
     """No new connections; every connection is asked to leave and closed when the grace ends."""
     cdef Conn* conn = t.conns
+    cdef Conn* following
     if t.listening:
         tick_listen(t, False)
     t.draining = 1
     t.tick_ns = t.now
     while conn != NULL:
-        tick_leave(conn, t.core.drain_until_ns)
-        conn = conn.after
+        following = conn.after
+        if conn.http1:
+            http1_leave(conn, t.core.drain_until_ns)
+        else:
+            tick_leave(conn, t.core.drain_until_ns)
+        conn = following
     io_turn(t)

@@ -86,6 +86,30 @@ cdef extern from * nogil:
     }
     /* A z_stream for gzip or zlib input; 0 on success. */
     static inline int tfs_inflate_init(z_stream* z) { return inflateInit2(z, 15 + 32); }
+    /* One gzip member of `size` bytes in `out`, which has room for `room`; its length, or 0 when it did not work. */
+    static inline size_t tfs_gzip(const uint8_t* data, size_t size, uint8_t* out, size_t room) {
+        z_stream z;
+        size_t made = 0;
+        memset(&z, 0, sizeof(z));
+        if (size >> 32 || room >> 32 || deflateInit2(&z, 1, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) != Z_OK) return 0;
+        z.next_in = (Bytef*)data;
+        z.avail_in = (uInt)size;
+        z.next_out = out;
+        z.avail_out = (uInt)room;
+        if (deflate(&z, Z_FINISH) == Z_STREAM_END) made = room - z.avail_out;
+        deflateEnd(&z);
+        return made;
+    }
+    /* The Date header's line for `second` since the epoch (RFC 9110, 5.6.7); its length.  strftime would ask the locale. */
+    static inline size_t tfs_date_line(int64_t second, char* line, size_t size) {
+        static const char days[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+        time_t at = (time_t)second;
+        struct tm now;
+        gmtime_r(&at, &now);
+        return (size_t)snprintf(line, size, "date: %.3s, %02d %.3s %04d %02d:%02d:%02d GMT\\r\\n", days + 3 * now.tm_wday, now.tm_mday,
+                                months + 3 * now.tm_mon, now.tm_year + 1900, now.tm_hour, now.tm_min, now.tm_sec);
+    }
+    static inline int64_t tfs_epoch_s(void) { return (int64_t)time(NULL); }
     """
     ctypedef struct iovec:
         void* iov_base
@@ -122,6 +146,10 @@ cdef extern from * nogil:
     int inflate(z_stream* z, int flush) noexcept
     int inflateReset(z_stream* z) noexcept
     int inflateEnd(z_stream* z) noexcept
+    unsigned long compressBound(unsigned long size) noexcept
+    size_t gzip_member "tfs_gzip"(const uint8_t* data, size_t size, uint8_t* out, size_t room) noexcept
+    size_t date_line "tfs_date_line"(int64_t second, char* line, size_t size) noexcept
+    int64_t epoch_s "tfs_epoch_s"() noexcept
 
 cdef struct Conn
 cdef struct Stream
@@ -137,6 +165,8 @@ cdef struct Consumer:              # who answers Predict: the engine (native.pxi
     void (*release)(Call* call) noexcept nogil      # becomes Call.release: frees body and ticket
     size_t (*size)(Call* call) noexcept nogil       # once, before `write`; call.status tells when there is no reply
     uint8_t* (*write)(Call* call, uint8_t* out) noexcept nogil
+    void (*submit_json)(Call* call) noexcept nogil  # the body is a REST predict body, the model spec stands in the call
+    int (*text)(Call* call, Text* out) noexcept nogil   # its JSON reply; OK, or the code that call.status explains
 
 cdef int64_t BUDGET_OPEN = INT64_MAX // 2
 
@@ -153,14 +183,19 @@ cdef enum Stage:                   # who has the stream
     STAGE_READY = 1                # on IoThread.ready: complete, not yet handed out
     STAGE_CALL = 2                 # a ticket is under way
     STAGE_COLD = 3                 # Python has it
-    STAGE_INFLATE = 4              # the inflater has it
+    STAGE_INFLATE = 4              # the inflater has it: a compressed request, or an answer to compress
 
 cdef enum Encoding:
     ENCODING_IDENTITY = 0
     ENCODING_GZIP = 1              # gzip or deflate: zlib tells them apart
     ENCODING_UNKNOWN = 2
 
-cdef struct Stream:                # one HTTP/2 stream = one gRPC call
+cdef enum Packing:                 # of a REST answer
+    PACK_NO = 0
+    PACK_WANTED = 1                # the client takes gzip
+    PACK_DONE = 2
+
+cdef struct Stream:                # one HTTP/2 stream = one gRPC call; or one REST predict
     Stream* next                   # ready list, pool, or the list of what to free after the flush
     Stream* done_next              # completion list, cold list, inflate list
     Stream* before                 # in Conn.streams
@@ -195,6 +230,13 @@ cdef struct Stream:                # one HTTP/2 stream = one gRPC call
     uint8_t granted                # got more window than everybody
     uint8_t waits                  # counted in IoThread.waiting: wants a window
     char peer[64]                  # of a call for Python
+    # -- REST only (rest.pxi, http1.pxi)
+    int64_t version
+    int32_t version_choice         # VersionChoice
+    uint8_t packing                # Packing
+    uint8_t head_sent
+    size_t model_len               # the names lie behind the body's bytes
+    size_t label_len
 
 cdef struct Conn:
     int32_t kind                   # KIND_CONN; first: epoll hands out this pointer
@@ -231,11 +273,20 @@ cdef struct Conn:
     uint8_t wide                   # the connection window has been widened
     uint8_t leaving                # 0, 1: shutdown notice sent, 2: final GOAWAY sent
     uint8_t broken                 # the peer broke the protocol: closed once what is queued has been written
+    # -- REST only (http1.pxi)
+    uint8_t http1
+    uint8_t moving                 # Python takes it over once the answer is out; 2 = has taken it over
+    uint8_t last                   # closed after the next answer
+    uint8_t* held                  # malloc: bytes that are no whole request yet, or that follow the one under way
+    size_t held_len
+    size_t held_cap
+    size_t wanted                  # length of the request that `held` begins with; 0 = its head is not whole
+    int64_t partial_ns             # since when the first request, or the rest of one, is awaited; 0 = between requests
 
 cdef enum:
     OUT_PARTS = 64
 
-cdef struct Out:                   # what one flush writes with one system call
+cdef struct Out:                   # what one flush writes with one system call (out.pxi)
     uint8_t* copy                  # OUT_COPY bytes: frame headers, small frames
     size_t copy_len
     size_t total
@@ -253,6 +304,7 @@ cdef struct IoStats:               # written by the thread, read by anybody (ato
     int64_t evicted
     int64_t inlined
     int64_t handed_over
+    int64_t moved                  # REST connections given to Python
 
 cdef struct IoThread:
     int32_t kind                   # KIND_WAKE
@@ -287,6 +339,9 @@ cdef struct IoThread:
     int32_t listening
     int32_t draining
     int32_t started
+    int64_t date_s                 # the second that `date` names
+    size_t date_len
+    char date[48]                  # the Date header's line
     pthread_t handle
     IoStats stats
 
@@ -298,6 +353,7 @@ cdef enum EpollKind:
 cdef struct Listener:
     int32_t kind                   # KIND_LISTENER
     int fd
+    int32_t http1                  # REST, else gRPC
     Listener* next
 
 cdef struct Route:
@@ -319,8 +375,27 @@ cdef struct NativeLimits:          # defaults and reasons: native.pxi
     int64_t upload_stall_ns
     int64_t write_stall_ns
 
+cdef struct Moved:                 # a REST connection on its way to Python; its bytes lie behind this header
+    Moved* next
+    int fd
+    int32_t full                   # there is no room for it: to be refused
+    size_t size
+
+cdef struct RestPort:              # settings of REST (texts: native.pxi keeps them), and what is counted
+    Span status_lines[17]          # by code
+    Span headers                   # header lines of every answer
+    Span gzip_headers
+    int64_t max_body_bytes         # 0 = any
+    int64_t timeout_ns             # of a call; 0 = none
+    int64_t max_connections
+    int64_t write_stall_ns
+    int64_t keep_alive_ns
+    int64_t connections            # atomic: here and with Python
+    void* moved                    # atomic stack of Moved*
+
 cdef struct NativeCore:            # one server; immutable once its threads run, but for what is marked atomic or locked
     NativeLimits limits
+    RestPort rest
     Consumer consumer
     Budget* budget
     IoThread* threads
@@ -337,6 +412,7 @@ cdef struct NativeCore:            # one server; immutable once its threads run,
     int32_t draining               # atomic
     int64_t drain_until_ns         # atomic
     int64_t connections            # atomic: all threads
+    int64_t grpc_connections       # atomic: of gRPC alone
     int64_t tick_every_ns
     pthread_mutex_t lock           # guards the inflater's list and the two conditions
     pthread_cond_t empty           # connections came to 0

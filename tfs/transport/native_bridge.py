@@ -1,7 +1,8 @@
-"""Cold calls of the native gRPC transport -> the method table.
+"""What the native transport leaves to Python: cold calls -> the method table, REST connections -> uvicorn.
 
-Owns: draining `NativeServer.take()` on the loop and answering each call once.  The native transport serves Predict by itself and
-hands over every other method that it was asked for.  Must not know: HTTP/2, messages.  Loop thread only.
+Owns: draining `NativeServer.take()` and `take_rest()` on the loop, answering each call once.  The native transport serves Predict by
+itself; every other method that it was asked for comes here, and every REST connection with a request of another form.
+Must not know: HTTP, messages.  Loop thread only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Protocol
 from tfs.errors import Code, TfsError
 from tfs.service.methods import Handler
 from tfs.transport.grpc_aio import cut
+from tfs.transport.rest_protocol import Adopted, RestServer
 
 _log = logging.getLogger(__name__)
 
@@ -34,23 +36,27 @@ class NativeServer(Protocol):
 
     def fileno(self) -> int: ...
     def take(self) -> Sequence[ColdCall]: ...
+    def take_rest(self) -> Sequence[tuple[int, bytes, bool]]: ...
+    def rest_closed(self) -> None: ...
 
 
 class NativeBridge:
-    """Answers the cold calls of one native server from the method table."""
+    """Answers the cold calls of one native server from the method table; `rest` gets the REST connections (None: there are none)."""
 
-    def __init__(self, server: NativeServer, methods: Mapping[str, Handler]) -> None:
-        self._server, self._methods = server, methods
+    def __init__(
+        self, server: NativeServer, methods: Mapping[str, Handler], rest: RestServer | None = None
+    ) -> None:
+        self._server, self._methods, self._rest = server, methods, rest
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        asyncio.get_running_loop().add_reader(self._server.fileno(), self._drain)
+        asyncio.get_running_loop().add_reader(self._server.fileno(), self.take)
 
     async def stop(self, patience_s: float) -> None:
         """Takes no more calls, waits for those under way and cancels what is left after `patience_s`; before the native server
         closes."""
         asyncio.get_running_loop().remove_reader(self._server.fileno())
-        self._drain()
+        self.take()
         tasks = set(self._tasks)
         if not tasks:
             return
@@ -59,7 +65,11 @@ class NativeBridge:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _drain(self) -> None:
+    def take(self) -> None:
+        """Begins whatever waits."""
+        if self._rest is not None:
+            for fd, read, full in self._server.take_rest():
+                self._rest.adopt(Adopted(fd, read, full, self._server.rest_closed))
         for call in self._server.take():
             task = asyncio.ensure_future(self._serve(call))
             self._tasks.add(task)

@@ -26,7 +26,7 @@ from tfs.service.model import ModelService
 from tfs.service.waiting import Late
 from tfs.transport import rest_routes as routes
 from tfs.transport.byte_budget import FREE_BYTES, ByteBudget
-from tfs.transport.rest_protocol import Answer, Headers, error_body, respond
+from tfs.transport.rest_protocol import Answer, Headers, error_body, respond, status_line
 from tfs.transport.rest_routes import Route
 
 _log = logging.getLogger(__name__)
@@ -137,6 +137,16 @@ class RestApp:
         self._timeout_ns = settings.timeout_ms * 1_000_000 if settings.timeout_ms > 0 else None
         self._headers = [_JSON, *_CORS] if settings.cors else [_JSON]
         self._routes: dict[tuple[str, bytes], Route] = {}
+
+    def native_answers(self) -> dict[str, Any]:
+        """For NativeServer.listen_rest: limits of a call, and what stands above the bodies of its answers."""
+        return {
+            "status_lines": [status_line(_HTTP[code]) for code in range(len(_HTTP))],
+            "headers": b"".join(self._headers),
+            "gzip_headers": b"".join(_GZIP),
+            "max_body_bytes": self._limit,
+            "timeout_ns": self._timeout_ns or 0,
+        }
 
     def at_once(
         self, connection: Any, method: str, target: bytes, headers: Headers, body: bytes

@@ -8,6 +8,8 @@ and one sweep per second over the connections closes those that take too long, a
 
 A request that is there whole when its headers are read is offered to the application before uvicorn makes a scope, a cycle and a
 task for it: `AtOnce` answers most of them in the same turn of the loop.  Whatever it does not want goes the usual way of ASGI.
+
+Where the core's I/O threads accept for us (docs/native.md) connections come by `RestServer.adopt`, with the bytes that were read already.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import json
 import socket
 import ssl
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httptools
@@ -61,15 +64,31 @@ class AtOnce(Protocol):
     ) -> Answer | Any: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A connection that somebody else accepted: the bytes `read` from it so far, whether there are too many (`full`), whom to tell its end."""
+
+    fd: int
+    read: bytes
+    full: bool
+    closed: Callable[[], None]
+
+
 class RestProtocol(HttpToolsProtocol):
-    """One connection. `max_connections` 0: any number."""
+    """One connection. `max_connections` 0: any number. `adopted`: how it came, when somebody else accepted it."""
 
     def __init__(
-        self, *args: Any, at_once: AtOnce | None = None, max_connections: int = 0, **kwargs: Any
+        self,
+        *args: Any,
+        at_once: AtOnce | None = None,
+        max_connections: int = 0,
+        adopted: Adopted | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.at_once = at_once
         self.max_connections = max_connections
+        self.adopted = adopted
         self.postponed = False  # the headers are read, and uvicorn does not know yet
         self.in_turn = 0  # requests answered at once in this turn of the loop
         self.parts: list[bytes] = []  # the body meanwhile
@@ -88,15 +107,20 @@ class RestProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if 0 < self.max_connections < len(self.connections):
+        full = self.adopted.full if self.adopted else 0 < self.max_connections < len(self.connections)
+        if full:
             self.refuse(503, f"All {self.max_connections} connections are taken (--max_connections)")
             return
         self.began = self.loop.time()
+        if self.adopted and self.adopted.read:
+            self.data_received(self.adopted.read)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self.abandoned is not None:
             self.abandoned()
+        if self.adopted:
+            self.adopted.closed()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -295,6 +319,11 @@ def on_the_wire(defaults: Headers, keep_alive: bool, status: int, headers: list[
     return b"".join(lines)
 
 
+def status_line(status: int) -> bytes:
+    """The first line of an answer."""
+    return STATUS_LINE[status]
+
+
 def error_body(text: str) -> bytes:
     """The JSON of an error, laid out as the reference does."""
     quoted = json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogateescape")
@@ -321,9 +350,10 @@ class RestServer(uvicorn.Server):
         self._timeouts = header_timeout_s, body_timeout_s
         self._budget = budget or ByteBudget(0)
         self._socket = _bind(address, port)
+        self._protocol = functools.partial(RestProtocol, at_once=at_once, max_connections=max_connections)
         config = Config(
             app,
-            http=functools.partial(RestProtocol, at_once=at_once, max_connections=max_connections),  # type: ignore[arg-type]
+            http=self._protocol,  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -339,10 +369,10 @@ class RestServer(uvicorn.Server):
         config.ssl = tls
         super().__init__(config)
         self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def port(self) -> int:
-        return int(self._socket.getsockname()[1])
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._accepts = True
+        self._stopped = False
+        self.port = int(self._socket.getsockname()[1])
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -350,16 +380,61 @@ class RestServer(uvicorn.Server):
 
     async def start(self) -> None:
         """Accepts connections when it returns."""
+        await self._begin([self._socket])
+
+    async def start_adopting(self) -> socket.socket:
+        """Serves, but accepts nothing: the caller does so from the listening socket that is given, which is then the caller's to close,
+        and brings connections by `adopt`."""
+        self._accepts = False
+        await self._begin([])
+        self._socket.listen(_BACKLOG)
+        return self._socket
+
+    async def _begin(self, sockets: list[socket.socket]) -> None:
         self.lifespan = self.config.lifespan_class(self.config)
-        await self.startup(sockets=[self._socket])
+        await self.startup(sockets=sockets)
         self._tasks = [asyncio.create_task(self.main_loop()), asyncio.create_task(self._sweep())]
+
+    def adopt(self, adopted: Adopted) -> None:
+        """Takes over a connection. After `stop` it is closed."""
+        task = asyncio.create_task(self._adopt(adopted))
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+
+    async def _adopt(self, adopted: Adopted) -> None:
+        connection = socket.socket(fileno=adopted.fd)
+        if self._stopped:
+            connection.close()
+            adopted.closed()
+            return
+        make = functools.partial(
+            self._protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            adopted=adopted,
+        )
+        try:
+            _, protocol = await asyncio.get_running_loop().connect_accepted_socket(make, connection)
+        except OSError:  # the client has left
+            connection.close()
+            adopted.closed()
+            return
+        if self.should_exit:  # `shutdown` may have told the others already
+            protocol.shutdown()
 
     async def stop(self, grace_s: float) -> None:
         """Accepts nothing more, lets requests under way finish for `grace_s`, then has the rest cancelled (503) and closes what is left."""
         self.should_exit = True
+        if not self._tasks:  # it never began
+            self._socket.close()
+            return
         self.config.timeout_graceful_shutdown = max(1, round(grace_s))
         self._tasks[1].cancel()
-        await self.shutdown(sockets=[self._socket])
+        if self._adopting:
+            await asyncio.wait(self._adopting)
+        await self.shutdown(sockets=[self._socket] if self._accepts else [])
+        self._stopped = True
         if self.server_state.tasks:
             await asyncio.wait(self.server_state.tasks, timeout=_CANCEL_S)
             await asyncio.sleep(0)  # uvloop writes at the end of a turn
