@@ -388,7 +388,7 @@ class NativeServer:
         """Cuts off what is left, joins all threads, removes unix sockets. Idempotent. Not from a `done` callback."""
     def stats(self) -> dict[str, int]:
         """Counters since start (accepted, refused_connections, closed, streams, answered, errors, resets, evicted, inlined,
-        handed_over, moved REST connections) and now (connections, rest_connections with Python's, fewest_connections of a thread,
+        handed_over, kept calls, moved REST connections) and now (connections, rest_connections with Python's, fewest_connections of a thread,
         request_bytes, cold_calls). Any thread."""
 
 class EchoEngine:

@@ -4,12 +4,14 @@
 # queues.  Must not know: transports (they get `done`), Python.
 # Strategy: submit = decode + prepare (resolve, find the plan) + dispatch (admit, choose a thread).  A call runs on the thread that has
 # it only when this fetch set has been seen often enough at this size, its p99 estimate is below the transport's budget and far below
-# the time left, and the graph cannot block.  Everything else goes to a runner, or to the batcher of its servable.
+# the time left, and the graph cannot block.  A call that is somewhat longer may be kept by that thread until it has nothing shorter to do,
+# when no processor is free for a runner.  Everything else goes to a runner, or to the batcher of its servable.
 
 cdef enum:
     INLINE_MIN_SEEN = 4            # runs of a (fetch set, size bucket) before its time is believed; the first costs 10-30 ms
     INLINE_DEADLINE_FACTOR = 8     # the time left must be this many times the p99 estimate
     STATS_SETTLED = 16             # runs that may still be warming caches up (oneDNN: the first runs of a shape cost 1.5-3.5 x)
+    KEEP_MAX_NS = 400 * NS_PER_US  # longest mean of a call that is kept: so long a short call may find its thread busy
     POOLED_FROM_NS = 2 * NS_PER_MS  # from here on TensorFlow's pool (its own timeout, inter-op parallelism) costs little: +30 us
     FEEDS_ON_STACK = 16
 
@@ -179,6 +181,32 @@ cdef inline bint engine_inline(Call* call, int64_t now) noexcept nogil:
     return call.deadline_ns == INT64_MAX or call.deadline_ns - now > p99 * INLINE_DEADLINE_FACTOR
 
 
+cdef bint engine_offer(Call* call) noexcept nogil:
+    """Whether the submitting thread keeps the call; it then owes us engine_resume.  A hand-over costs two wake-ups and cold caches, and
+    gains nothing while every processor is at work."""
+    cdef RunStats* stats
+    if call.keep == NULL or call.plan.traits & (GRAPH_MAY_BLOCK | GRAPH_MANY_DEVICES):
+        return False
+    stats = engine_stats(call)
+    call.kept_ns = atomic_load64(&stats.mean_ns)
+    if atomic_load64(&stats.seen) < INLINE_MIN_SEEN or call.kept_ns > KEEP_MAX_NS:
+        return False
+    call_hold(call)
+    if call.keep(call, call.kept_ns, atomic_load64(&call.engine.on_runners)):
+        return True
+    call_drop(call)
+    return False
+
+
+cdef void engine_resume(Call* call) noexcept nogil:
+    """Runs a kept call on the thread that kept it, unless it was answered or is too late."""
+    if atomic_load32(&call.answered) or call.deadline_ns <= now_ns():
+        engine_expire(call)                          # nothing when it was answered
+    else:
+        engine_run(call, False)
+    call_drop(call)
+
+
 # -- running
 
 cdef int engine_assemble(Call* call, TF_Tensor** feeds, Status* status) noexcept nogil:
@@ -312,6 +340,8 @@ cdef void engine_dispatch(Call* call) noexcept nogil:
             return
         if call.deadline_ns <= now:
             engine_expire(call)
+            return
+        if engine_offer(call):
             return
     if engine_queue(call) != OK:
         engine_fail(call, call.status.code)

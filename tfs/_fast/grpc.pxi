@@ -300,6 +300,7 @@ cdef void grpc_dispatch(Stream* st, int64_t inline_budget_ns) noexcept nogil:
     call.method = METHOD_PREDICT
     call.entry = ENTRY_GRPC
     call.inline_budget_ns = inline_budget_ns
+    call.keep = stream_keep
     st.body = NULL
     st.call = call
     st.stage = STAGE_CALL

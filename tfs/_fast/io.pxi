@@ -237,11 +237,16 @@ cdef void io_flush_dirty(IoThread* t) noexcept nogil:
 # -- the loop
 
 cdef void io_turn(IoThread* t) noexcept nogil:
-    """Everything between two looks at the sockets.  Two passes at most: a flush may free calls whose cancellation is answered here."""
+    """Everything between two looks at the sockets.  Two passes at most: a flush may free calls whose cancellation is answered here.
+    Answers do not wait for the calls that were kept: those run after the flush."""
     stream_take_done(t)
     stream_run_ready(t)
     stream_take_done(t)
     io_flush_dirty(t)
+    if t.kept_first != NULL:
+        stream_run_kept(t)
+        stream_take_done(t)
+        io_flush_dirty(t)
     io_free_dead(t)
 
 
@@ -250,7 +255,8 @@ cdef int io_timeout_ms(IoThread* t) noexcept nogil:
     cdef int64_t until = t.tick_ns
     atomic_store32(&t.sleeping, 1)
     atomic_fence()
-    if atomic_load_ptr(&t.done) != NULL or atomic_load_ptr(&t.fresh) != NULL or t.local_done != NULL or t.ready_first != NULL or t.dirty != NULL:
+    if (atomic_load_ptr(&t.done) != NULL or atomic_load_ptr(&t.fresh) != NULL or t.local_done != NULL or t.ready_first != NULL
+            or t.kept_first != NULL or t.dirty != NULL):
         return 0
     if atomic_load32(&t.core.stopping) or atomic_load32(&t.core.draining) != t.draining:
         return 0 if t.conns != NULL or not t.draining else 50
@@ -309,7 +315,7 @@ cdef bint io_stopped(IoThread* t) noexcept nogil:
     while t.conns != NULL:
         io_close(t.conns)
     io_turn(t)
-    return t.outstanding == 0 and atomic_load_ptr(&t.fresh) == NULL and t.ready_first == NULL
+    return t.outstanding == 0 and atomic_load_ptr(&t.fresh) == NULL and t.ready_first == NULL and t.kept_first == NULL
 
 
 # -- accepting

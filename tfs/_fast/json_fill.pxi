@@ -178,9 +178,16 @@ cdef int json_put(JsonReader* reader, JsonSink* sink) noexcept nogil:
     return rc
 
 
-cdef int json_put_numbers(JsonReader* reader, JsonSink* sink, int64_t* count, bint* comma) noexcept nogil:
-    """The hot loop: numbers with commas between them, from the reader's place on, for as long as it goes.  `comma`: whether it ended
-    behind a comma, so that another value must follow."""
+cdef inline bint json_begins(JsonReader* at, bint single) noexcept nogil:
+    """Whether what json_put_numbers takes begins here."""
+    if at.at >= at.end:
+        return False
+    return at.at[0] == 91 if single else json_is_digit(at.at[0]) or at.at[0] == 45
+
+
+cdef int json_put_numbers(JsonReader* reader, JsonSink* sink, int64_t* count, bint* comma, bint single) noexcept nogil:
+    """The hot loop: numbers with commas between them, from the reader's place on, for as long as it goes; `single`: each in a list of its
+    own, as in images of one channel.  `comma`: whether it ended behind a comma, so that another value must follow."""
     cdef JsonReader at = reader[0]     # a copy that need not live in memory
     cdef JsonNumber number
     cdef int dtype = sink.dtype
@@ -201,10 +208,17 @@ cdef int json_put_numbers(JsonReader* reader, JsonSink* sink, int64_t* count, bi
                 return JSON_FULL
             out = json_bytes(&sink.data) + sink.data.used
             limit = json_bytes(&sink.data) + sink.data.cap
+        if single:
+            at.at += 1
+            json_space(&at)
         if json_number(&at, &number) != JSON_OK or not json_store_number(dtype, kind, width, &number, out):
             return JSON_ODD
         out += width
         done += 1
+        if single:
+            json_space(&at)
+            if not json_take(&at, 93):
+                return JSON_ODD
         if at.at < at.end and at.at[0] == 44:
             at.at += 1
         else:
@@ -214,9 +228,9 @@ cdef int json_put_numbers(JsonReader* reader, JsonSink* sink, int64_t* count, bi
                 break
         if at.at < at.end and at.at[0] == 32:
             at.at += 1
-        if at.at >= at.end or not json_is_digit(at.at[0]):
+        if not json_begins(&at, single):
             json_space(&at)
-            if at.at >= at.end or (not json_is_digit(at.at[0]) and at.at[0] != 45):
+            if not json_begins(&at, single):
                 break
     sink.data.used = out - json_bytes(&sink.data)
     sink.values += done
@@ -266,12 +280,17 @@ cdef inline bint json_numeric(int kind) noexcept nogil:
     return kind != JSON_STRINGS and kind != JSON_BOOLS and kind != JSON_NOTHING
 
 
+cdef inline bint json_singles(const JsonWalk* walk, const JsonSink* sink) noexcept nogil:
+    """Whether lists of one number each stand at this depth."""
+    return 0 < walk.depth == sink.rank - 1 and walk.closed <= walk.depth and sink.dims[walk.depth] == 1
+
+
 cdef int json_fill(JsonReader* reader, JsonSink* sink) noexcept nogil:
     """Stores the value at the reader and moves behind it.  The first value gives `sink.rank` and `dims`, later ones must have the same.
     JSON_OK, or a JsonFill (then the sink's contents mean nothing)."""
     cdef JsonWalk walk
     cdef bint numeric = json_numeric(sink.kind)
-    cdef bint comma
+    cdef bint comma, single
     cdef int rc
     walk.depth = 0
     walk.closed = 0
@@ -279,7 +298,8 @@ cdef int json_fill(JsonReader* reader, JsonSink* sink) noexcept nogil:
         walk.closed = JSON_MAX_RANK
     while True:
         json_space(reader)
-        if json_peek(reader) == 91:
+        single = numeric and json_peek(reader) == 91 and json_singles(&walk, sink)
+        if json_peek(reader) == 91 and not single:
             if walk.depth == JSON_MAX_RANK:
                 return JSON_DEEP
             if walk.depth == sink.rank:
@@ -293,10 +313,10 @@ cdef int json_fill(JsonReader* reader, JsonSink* sink) noexcept nogil:
             if sink.rank < 0:
                 json_leaf_level(&walk, sink)
         else:
-            if json_leaf_level(&walk, sink) != JSON_OK:
+            if not single and json_leaf_level(&walk, sink) != JSON_OK:
                 return JSON_ODD
             if numeric and walk.depth > 0:
-                rc = json_put_numbers(reader, sink, &walk.counts[walk.depth - 1], &comma)
+                rc = json_put_numbers(reader, sink, &walk.counts[walk.depth - 1], &comma, single)
                 if rc != JSON_OK:
                     return rc
                 if comma:

@@ -334,8 +334,10 @@ cdef int native_text(Call* call, Text* out) noexcept nogil:
 
 cdef void native_consumer(Consumer* consumer, EngineCore* engine) noexcept nogil:
     consumer.context = engine
+    consumer.processors = engine.base_runners
     consumer.open = native_open
     consumer.submit = engine_submit
+    consumer.resume = engine_resume
     consumer.cancel = call_cancel
     consumer.drop = native_drop
     consumer.release = native_release

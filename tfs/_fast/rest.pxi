@@ -120,6 +120,7 @@ cdef void rest_dispatch(Stream* st, int64_t inline_budget_ns) noexcept nogil:
     call.method = METHOD_PREDICT
     call.entry = ENTRY_REST
     call.inline_budget_ns = inline_budget_ns
+    call.keep = stream_keep
     st.body = NULL
     st.call = call
     st.stage = STAGE_CALL

@@ -87,6 +87,7 @@ cdef void* runner_body(void* argument) noexcept nogil:
             engine_unqueue(call)
             servable_hold(servable)            # the call may be the last holder, and the queue lives in the servable
             engine_run(call, True)
+            atomic_add64(&engine.on_runners, -1)
             pthread_mutex_lock(&engine.lock)
             servable.running -= 1
             engine.completed += 1
@@ -155,6 +156,7 @@ cdef void runner_push(Call* call) noexcept nogil:
         engine_refuse(call, UNAVAILABLE, "the server is shutting down")
         return
     call_hold(call)
+    atomic_add64(&engine.on_runners, 1)
     if servable.queue_tail == NULL:
         servable.queue_head = call
     else:

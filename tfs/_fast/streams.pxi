@@ -1,6 +1,7 @@
 # streams.pxi: the life of a Stream: pooled, complete, handed out, answered, recycled.
 #
-# Owns: the lists a stream moves through and the budget of inline runs per turn.  Must not know: sockets, frames, messages.
+# Owns: the lists a stream moves through, the budget of inline runs per turn, the calls that a thread keeps for itself.
+# Must not know: sockets, frames, messages.
 # Strategy: ready streams wait for the end of the turn's reading, so their number is known when it is decided which may run here.  An
 # answer given on this thread goes to a plain list; one from elsewhere to an atomic stack, with one eventfd write when this thread sleeps.
 
@@ -8,6 +9,8 @@ cdef enum:
     POOL_STREAMS = 4096            # recycled Stream structs kept per thread
     INLINE_TURN_NS = 500 * NS_PER_US   # calls run on this thread per turn: what a neighbour on the thread may wait at most
     HAND_OVER_NS = 20 * NS_PER_US  # a hand-over costs about this (wake-up, cold cache, wake-up back): shorter runs stay here
+    KEPT_ROOM_NS = 2 * NS_PER_MS   # predicted time of all calls that a thread keeps: what they may wait although a runner becomes free
+    KEPT_TURN_NS = 250 * NS_PER_US     # of them per turn, one at least: short calls come in between
 
 
 cdef Stream* stream_new(Conn* conn, int32_t stream_id) noexcept nogil:
@@ -135,14 +138,51 @@ cdef void stream_run_ready(IoThread* t) noexcept nogil:
 
 cdef void stream_hand_out(IoThread* t, Stream* st, int64_t allowed) noexcept nogil:
     cdef Stream* before = t.local_done
+    cdef Call* kept = t.kept_last
     if st.conn.http1:
         rest_dispatch(st, allowed)
     else:
         grpc_dispatch(st, allowed)
     if t.local_done != before:
         atomic_bump64(&t.stats.inlined, 1)
+    elif t.kept_last != kept:
+        atomic_bump64(&t.stats.kept, 1)
     else:
         atomic_bump64(&t.stats.handed_over, 1)
+
+
+cdef bint stream_keep(Call* call, int64_t predicted_ns, int64_t busy) noexcept nogil:
+    """Call.keep: this thread runs the call itself, soon.  Not while a processor is free: `busy` of them have runners, others are ours."""
+    cdef IoThread* t = (<Stream*>call.owner).thread
+    cdef NativeCore* core = t.core
+    cdef int32_t index
+    if t.kept_ns + predicted_ns > KEPT_ROOM_NS:
+        return False
+    for index in range(core.thread_count):
+        busy += not atomic_load32(&core.threads[index].sleeping)
+    if busy < core.consumer.processors:
+        return False
+    call.queue_next = NULL
+    if t.kept_first == NULL:
+        t.kept_first = call
+    else:
+        t.kept_last.queue_next = call
+    t.kept_last = call
+    t.kept_ns += predicted_ns
+    return True
+
+
+cdef void stream_run_kept(IoThread* t) noexcept nogil:
+    """Runs kept calls until the turn's share is used up."""
+    cdef int64_t until = now_ns() + KEPT_TURN_NS
+    cdef Call* call
+    while t.kept_first != NULL and now_ns() < until:
+        call = t.kept_first
+        t.kept_first = call.queue_next
+        if t.kept_first == NULL:
+            t.kept_last = NULL
+        t.kept_ns -= call.kept_ns
+        t.core.consumer.resume(call)
 
 
 cdef void stream_complete(Stream* st) noexcept nogil:

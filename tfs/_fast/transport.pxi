@@ -158,8 +158,10 @@ cdef struct NativeCore
 
 cdef struct Consumer:              # who answers Predict: the engine (native.pxi), or the echo of the tests (transport_echo.pxi)
     void* context
+    int32_t processors             # for its runners and our threads together
     Call* (*open)(void* context) noexcept nogil
     void (*submit)(Call* call) noexcept nogil
+    void (*resume)(Call* call) noexcept nogil       # of a call that was kept
     void (*cancel)(Call* call) noexcept nogil
     void (*drop)(Call* call) noexcept nogil
     void (*release)(Call* call) noexcept nogil      # becomes Call.release: frees body and ticket
@@ -304,6 +306,7 @@ cdef struct IoStats:               # written by the thread, read by anybody (ato
     int64_t evicted
     int64_t inlined
     int64_t handed_over
+    int64_t kept
     int64_t moved                  # REST connections given to Python
 
 cdef struct IoThread:
@@ -318,6 +321,8 @@ cdef struct IoThread:
     Stream* local_done             # answered on this thread
     Stream* ready_first
     Stream* ready_last
+    Call* kept_first               # calls to run here when nothing shorter is to be done
+    Call* kept_last
     Stream* pool
     Stream* favoured               # the one that gets windows beyond the byte budget
     Stream* grave                  # replies still named by `out`: freed after the flush
@@ -329,6 +334,7 @@ cdef struct IoThread:
     Pieces pieces                  # what its sessions allocate
     int64_t now
     int64_t turn_left_ns           # of the budget for inline calls in this turn
+    int64_t kept_ns                # predicted time of the kept calls
     int64_t tick_ns                # next tick
     int64_t retry_ns               # next look at who waits for a window
     int64_t outstanding            # streams with a ticket or at the inflater

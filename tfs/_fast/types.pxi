@@ -162,6 +162,8 @@ cdef struct Call:
     int32_t method                 # Method
     int32_t entry                  # Entry
     int64_t inline_budget_ns       # the submitting thread may run the model itself if its predicted time is below; 0 = never
+    # Whether that thread keeps the call, to run it a little later (engine_offer); NULL = never.
+    bint (*keep)(Call* call, int64_t predicted_ns, int64_t busy) noexcept nogil
     # -- lifetime (atomic)
     int32_t refs
     int32_t answered
@@ -194,7 +196,8 @@ cdef struct Call:
     int64_t mark_ns                # when the last stage ended (stages.pxi); only while profiling
     int64_t run_ns                 # time inside the session, for the metrics
     # -- the engine's own
-    Call* queue_next               # link of the runners' queue: a call may be answered (and in the consumer's list) and still queued
+    Call* queue_next               # link of the runners' queue, or of who keeps it; a call may be answered (and in the consumer's list) and still there
+    int64_t kept_ns                # predicted time of a kept call
     int32_t timer_index            # place in the timer's heap, -1 = not in it
     int32_t queued_calls           # 1 while counted against the queue limits
     Arena arena
@@ -252,6 +255,7 @@ cdef struct EngineCore:
     int64_t queued_calls           # atomic
     int64_t queued_bytes           # atomic
     int64_t running                # atomic
+    int64_t on_runners             # atomic: calls that wait for a runner or have one
     int64_t calls                  # tickets alive (atomic)
     # -- timer (guarded by `timer_lock`)
     pthread_mutex_t timer_lock
