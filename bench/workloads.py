@@ -34,12 +34,15 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Workload:
-    """A model with a request and its right answer."""
+    """A model with a request and its right answer.
+
+    `all_digits`: JSON as `json.dumps(array.tolist())` writes it, with the 17 digits of the double that a float32 became."""
 
     name: str
     model: str
     inputs: Arrays
     outputs: Arrays
+    all_digits: bool = False
 
     def grpc(self, content: bool = False) -> Call:
         """Predict over gRPC; `content` chooses tensor_content instead of the typed fields."""
@@ -47,7 +50,7 @@ class Workload:
 
     def rest(self) -> Call:
         """Predict over REST, in row format where the inputs have rows."""
-        rows = rest_rows(self.inputs)
+        rows = rest_rows(self.inputs, self.all_digits)
         body = json.dumps(rows, separators=(",", ":")).encode()
         return Call(f"/v1/models/{self.model}:predict", body, self._rest_is_right)
 
@@ -105,21 +108,21 @@ def array_of(proto: Any) -> np.ndarray:
     return np.array(getattr(proto, field), "S" if kind == "bytes" else kind).reshape(shape)
 
 
-def rest_rows(inputs: Arrays) -> dict[str, Any]:
-    values = {name: json_value(value) for name, value in inputs.items()}
+def rest_rows(inputs: Arrays, all_digits: bool) -> dict[str, Any]:
+    values = {name: json_value(value, all_digits) for name, value in inputs.items()}
     if len(values) == 1:
         return {"instances": next(iter(values.values()))}
     rows = len(next(iter(values.values())))
     return {"instances": [{name: column[row] for name, column in values.items()} for row in range(rows)]}
 
 
-def json_value(value: np.ndarray) -> Any:
+def json_value(value: np.ndarray, all_digits: bool) -> Any:
     if value.dtype.kind == "S":
         return [
             text.decode() if text.isascii() else {"b64": base64.b64encode(text).decode()}
             for text in value.tolist()
         ]
-    if value.dtype == np.float32:
+    if value.dtype == np.float32 and not all_digits:
         # The shortest text that reads back to the same float32, as careful clients send it.
         return np.array([float(str(one)) for one in value.ravel()]).reshape(value.shape).tolist()
     return value.tolist()

@@ -196,7 +196,7 @@ cdef struct Call:
     int64_t mark_ns                # when the last stage ended (stages.pxi); only while profiling
     int64_t run_ns                 # time inside the session, for the metrics
     # -- the engine's own
-    Call* queue_next               # link of the runners' queue, or of who keeps it; a call may be answered (and in the consumer's list) and still there
+    Call* queue_next               # link of the runners' queue, or of who keeps it: a call may be answered (in the consumer's list) and still there
     int64_t kept_ns                # predicted time of a kept call
     int32_t timer_index            # place in the timer's heap, -1 = not in it
     int32_t queued_calls           # 1 while counted against the queue limits
