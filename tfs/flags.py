@@ -90,7 +90,7 @@ class Flags:
         REST,
         "Threads of the reference's REST server.",
         shown="4 × CPUs",
-        inert="REST runs on one event loop; runs of models have threads of their own (--max_runners)",
+        inert="REST has the I/O threads (--grpc_io_threads) and one event loop, runs of models have threads of their own (--max_runners)",
     )
     rest_api_timeout_in_ms: int = _flag(30000, "int32", REST, "Milliseconds that a REST request may take.")
     rest_api_enable_cors_support: bool = _flag(
@@ -284,7 +284,11 @@ class Flags:
         choices=("auto", "native", "grpcio"),
     )
     grpc_io_threads: int = _flag(
-        0, "int32", GRPC, "I/O threads of the native transport; 0 takes one for each core.", minimum=0
+        0,
+        "int32",
+        GRPC,
+        "I/O threads of the native transport, REST's too; 0 takes one for each core.",
+        minimum=0,
     )
     rest_transport: str = _flag(
         "auto",
