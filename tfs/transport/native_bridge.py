@@ -67,10 +67,11 @@ class NativeBridge:
 
     def take(self) -> None:
         """Begins whatever waits."""
+        calls = self._server.take()  # first: it empties the descriptor, and what comes later makes it readable again
         if self._rest is not None:
             for fd, read, full in self._server.take_rest():
                 self._rest.adopt(Adopted(fd, read, full, self._server.rest_closed))
-        for call in self._server.take():
+        for call in calls:
             task = asyncio.ensure_future(self._serve(call))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
