@@ -6,18 +6,27 @@
 
 
 cdef void native_probe_turn(IoThread* t) noexcept nogil:
-    """One turn, the inflater's work included; a closed connection's memory is kept: the probe still looks at it."""
+    """Turns, the inflater's work included, until there is nothing to do; a closed connection's memory is kept: the probe still looks at
+    it."""
+    cdef NativeCore* core = t.core
+    cdef bint more = True
+    while more:
+        stream_take_done(t)
+        native_probe_inflate(t)
+        stream_run_ready(t)
+        stream_take_done(t)
+        io_flush_dirty(t)
+        more = core.inflate_first != NULL or t.ready_first != NULL or t.dirty != NULL
+
+
+cdef void native_probe_inflate(IoThread* t) noexcept nogil:
     cdef NativeCore* core = t.core
     cdef z_stream z
-    stream_take_done(t)
     while core.inflate_first != NULL:
         memset(&z, 0, sizeof(z))
         inflate_one(inflate_pop(core), &z, inflate_init(&z) == Z_OK)
         inflateEnd(&z)
         stream_take_done(t)
-    stream_run_ready(t)
-    stream_take_done(t)
-    io_flush_dirty(t)
 
 
 cdef bytes native_probe_written(Conn* conn):
@@ -98,15 +107,19 @@ def _probe_http1_feed(pieces: Sequence[bytes], *, max_body_bytes: int = 0) -> tu
     cdef NativeServer server = NativeServer(
         echo, addresses=[], io_threads=1, cold=[], max_message_bytes=1 << 20, byte_budget=1 << 22, max_connections=1, arguments={},
         start=False)
+    cdef bytes written
     server.listen_rest(
         native_socket("127.0.0.1:0"), status_lines=[b"HTTP/1.1 %d \r\n" % (200 + code) for code in range(17)], headers=b"a: b\r\n",
         gzip_headers=b"c: d\r\n", max_body_bytes=max_body_bytes, timeout_ns=0, max_connections=1, write_stall_ns=0,
         keep_alive_ns=NEVER_NS)
-    cdef bytes written = native_probe_run(server, [bytes(piece) for piece in pieces], True)
-    moved = server.take_rest()
-    native_probe_empty(server, echo)
-    if server.core.rest.connections != len(moved):
-        raise AssertionError(f"left over: {server.core.rest.connections} connections")
+    try:
+        written = native_probe_run(server, [bytes(piece) for piece in pieces], True)
+        moved = server.take_rest()
+        native_probe_empty(server, echo)
+        if server.core.rest.connections != len(moved):
+            raise AssertionError(f"left over: {server.core.rest.connections} connections")
+    finally:
+        server.close()
     return written, (moved[0][1] if moved else None)
 
 
