@@ -1,6 +1,6 @@
-"""What the tests of the native transport share: a server over the echo engine, a client that speaks raw HTTP/2.
+"""What the tests of the native transport share: a server over the echo engine, clients that speak raw HTTP/2 and raw HTTP/1.1.
 
-Owns: start and stop of an in-process NativeServer, `Peer` (hyper-h2 on a socket, or bytes of one's own).  No TensorFlow.
+Owns: start and stop of an in-process NativeServer, `Peer` (hyper-h2 on a socket, or bytes of one's own), `RestPeer`.  No TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
+from http1_support import Answer, answers
 
 from tfs import _fastpath
 
@@ -51,6 +52,36 @@ def native_server(*addresses: str, **changed: Any) -> Iterator[_fastpath.NativeS
     assert server.stats()["connections"] == 0
     assert server.stats()["request_bytes"] == 0
     assert echo.live == 0
+
+
+REST: dict[str, Any] = {
+    "status_lines": [b"HTTP/1.1 %d \r\n" % (200 + code) for code in range(17)],
+    "headers": b"content-type: application/json\r\n",
+    "gzip_headers": b"content-encoding: gzip\r\n",
+    "max_body_bytes": 0,
+    "timeout_ns": 0,
+    "max_connections": 5000,
+    "write_stall_ns": 0,
+    "keep_alive_ns": 50_000_000_000,
+}
+
+
+@contextlib.contextmanager
+def native_rest(*addresses: str, **changed: Any) -> Iterator[tuple[_fastpath.NativeServer, int]]:
+    """The same with REST, and its port; the keywords may be settings of listen_rest, too. It looks at its connections every 10 ms.
+
+    A socket takes little of an answer that is not fetched."""
+    rest = REST | {name: changed.pop(name) for name in REST.keys() & changed.keys()}
+    arguments = {
+        "grpc.keepalive_timeout_ms": 40
+    }  # no gRPC peer pauses here; a quarter of the shortest limit is a tick
+    with native_server(**{"arguments": arguments, "start": False, **changed}) as server:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        listener.setblocking(False)
+        server.listen_rest(listener, **rest)
+        server.start()
+        yield server, listener.getsockname()[1]
 
 
 def wait_for(condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
@@ -218,6 +249,66 @@ class Peer:
         stream = self.open(message(body), headers)
         self.until(lambda: stream in self.ended or stream in self.resets)
         return self.headers.get(stream, {}), self.data.get(stream, b"")
+
+
+class RestPeer:
+    """An HTTP/1.1 client on a socket that sends bytes as they are and reads whole answers."""
+
+    def __init__(self, port: int, data: bytes = b"", receive_buffer: int | None = None) -> None:
+        self.socket = socket.socket()
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(PATIENCE_S)
+        try:
+            self.socket.connect(("127.0.0.1", port))
+        except BaseException:
+            self.socket.close()
+            raise
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.data = b""
+        if data:
+            self.send(data)
+
+    def __enter__(self) -> RestPeer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answer(self, data: bytes = b"") -> Answer:
+        """The next answer, once `data` is sent; fails when the connection ends instead."""
+        if data:
+            self.send(data)
+        while (size := self.whole()) is None:
+            got = self.socket.recv(1 << 18)
+            assert got, f"closed after {self.data[:200]!r}"
+            self.data += got
+        one, self.data = self.data[:size], self.data[size:]
+        [answer] = answers(one)
+        return answer
+
+    def whole(self) -> int | None:
+        """The length of the first whole answer in what was read."""
+        head, separator, body = self.data.partition(b"\r\n\r\n")
+        if not separator:
+            return None
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return len(head) + 4 + length if len(body) >= length else None
+
+    def rest(self) -> list[Answer]:
+        """Whole answers until the connection ends."""
+        pieces = [self.data]
+        while got := self.socket.recv(1 << 18):
+            pieces.append(got)
+        return answers(b"".join(pieces))
+
+    def abort(self) -> None:
+        """Closes by a reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
 
 
 def frames(data: bytes) -> list[tuple[int, int, int, bytes]]:

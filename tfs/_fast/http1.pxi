@@ -266,6 +266,12 @@ cdef void http1_leave(Conn* conn, int64_t close_ns) noexcept nogil:
     """The server leaves: a connection between two requests is closed, another after its answer, at the latest at `close_ns`."""
     conn.last = 1
     conn.close_ns = close_ns
+    if conn.streams != NULL or conn.held_len > 0:
+        return
+    if conn.pending != NULL:                         # the end of an answer that the client has not fetched yet
+        conn.leaving = 2
+        return
+    io_read(conn)                                    # a request that has come already would be answered with a reset
     if conn.streams == NULL and conn.held_len == 0:
         io_close(conn)
 
@@ -280,7 +286,7 @@ cdef void http1_tick(IoThread* t, Conn* conn) noexcept nogil:
             io_close(conn)
         else:
             t.core.consumer.cancel(conn.streams.call)        # and its answer is a 503
-    elif conn.streams != NULL or t.draining:
+    elif conn.streams != NULL or conn.writing or t.draining:
         return
     elif conn.partial_ns:
         if t.now - conn.partial_ns > HTTP1_PARTIAL_NS:
