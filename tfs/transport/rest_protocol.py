@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import json
 import socket
 import ssl
 from collections.abc import Callable, Generator
@@ -48,6 +47,9 @@ _SWEEP_S = 1.0
 _CANCEL_S = 1.0
 KEEP_ALIVE_S = 50  # as the reference's idle timeout
 _BACKLOG = 2048
+_ESCAPES = {code: f"\\u{code:04X}" for code in range(32)} | str.maketrans(
+    {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+)
 
 
 Headers = list[tuple[bytes, bytes]]
@@ -325,9 +327,9 @@ def status_line(status: int) -> bytes:
 
 
 def error_body(text: str) -> bytes:
-    """The JSON of an error, laid out as the reference does."""
-    quoted = json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogateescape")
-    return b'{\n    "error": ' + quoted + b"\n}"
+    """The JSON of an error, laid out and escaped as the reference does."""
+    quoted = text.translate(_ESCAPES).encode("utf-8", "surrogateescape")
+    return b'{\n    "error": "' + quoted + b'"\n}'
 
 
 class RestServer(uvicorn.Server):
