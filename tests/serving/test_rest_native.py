@@ -548,6 +548,17 @@ def test_a_foreign_request_is_refused_while_leaving(rest: bytes) -> None:
         assert server.wait_drained(PATIENCE_S)
 
 
+def test_half_a_request_does_not_hold_the_end_for_the_whole_grace() -> None:
+    """It has the second that it always has."""
+    with native_rest(io_threads=1) as (server, port), RestPeer(port, STALLED) as peer, RestPeer(port) as idle:
+        assert idle.answer(ONE).status == 200
+        server.drain(10 * PATIENCE_S)
+        answer = peer.answer()
+        assert (answer.status, answer.last) == (200 + 14, True)
+        assert peer.rest() == []
+        assert server.wait_drained(PATIENCE_S)
+
+
 def test_far_ahead_while_leaving() -> None:
     """The answer is the connection's last; what was sent ahead is nobody's."""
     with native_rest(io_threads=1) as (server, port), RestPeer(port, HOLD) as peer, RestPeer(port) as idle:

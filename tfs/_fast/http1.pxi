@@ -286,7 +286,7 @@ cdef void http1_tick(IoThread* t, Conn* conn) noexcept nogil:
             io_close(conn)
         else:
             t.core.consumer.cancel(conn.streams.call)        # and its answer is a 503
-    elif conn.streams != NULL or conn.writing or t.draining:
+    elif conn.streams != NULL or conn.writing:
         return
     elif conn.partial_ns:
         if t.now - conn.partial_ns > HTTP1_PARTIAL_NS:
