@@ -67,9 +67,7 @@ class NativeBridge:
 
     def take(self) -> None:
         """Begins whatever waits."""
-        calls = (
-            self._server.take()
-        )  # first: it empties the descriptor, and what comes later makes it readable again
+        calls = self._server.take()  # empties the descriptor, so what comes from now on is told again
         if self._rest is not None:
             for fd, read, full in self._server.take_rest():
                 self._rest.adopt(Adopted(fd, read, full, self._server.rest_closed))
