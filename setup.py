@@ -26,6 +26,7 @@ NATIVE_PARTS = [
     "pieces",
     "transport",
     "out",
+    "body",
     "http2",
     "grpc",
     "rest",

@@ -324,7 +324,8 @@ class ColdCall:
         """Answers with a code and a text (cut at 1024 bytes). Raises RuntimeError when the call has been answered."""
 
 class NativeServer:
-    """A gRPC server on I/O threads without the GIL: Predict goes to the engine, the methods in `cold` to `take`, others are UNIMPLEMENTED."""
+    """gRPC and REST on I/O threads without the GIL: Predict goes to the engine; of gRPC the methods in `cold` to `take`, others are
+    UNIMPLEMENTED; of REST all other requests, with their connections, to `take_rest`."""
 
     engine: Engine | EchoEngine
     ports: list[int]
@@ -342,13 +343,14 @@ class NativeServer:
         byte_budget: int,
         max_connections: int,
         arguments: Mapping[str, int | str],
+        processors: int = 0,
         start: bool = True,
     ) -> None:
-        """Listens and serves when this returns. `engine` must be open, and stay so until `close`.
+        """Listens and, unless told not to start, serves when this returns. `engine` must be open, and stay so until `close`.
 
         addresses: "127.0.0.1:0", "[::]:8500" (IPv4 too), "unix:/path" (removed by `close`). cold: full method paths.
         byte_budget: request bytes held by the process beyond which windows are withheld. arguments: gRPC channel arguments
-        (docs/native.md). Raises TfsError: UNAVAILABLE naming the address, INVALID_ARGUMENT naming the argument,
+        (docs/native.md). processors: how many I/O threads and runners share (0: as many as I/O threads). Raises TfsError: UNAVAILABLE naming the address, INVALID_ARGUMENT naming the argument,
         RESOURCE_EXHAUSTED when threads or descriptors run out."""
     def listen_rest(
         self,

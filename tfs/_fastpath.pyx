@@ -18,8 +18,8 @@ This file is the table of contents.  The parts below are one module, in the orde
   client      client_codec (the client's side of Predict: no engine, no TensorFlow)
   tests       fake  fake_session  probe  engine_probe  batch_probe  batch_bench  json_probe
               (entrances of tests and benches to single stages)
-  transport   pieces  transport  out  http2  grpc  rest  http1_head  http1  inflate  streams  io  tick  listen  native  cold, and for
-              tests transport_echo  native_probe
+  transport   pieces  transport  out  body  http2  grpc  rest  http1_head  http1  inflate  streams  io  tick  listen  native  cold, and
+              for tests transport_echo  native_probe
               (_native.pxi, written by setup.py, includes them where libnghttp2 was found, else no_native)
 
 House rules

@@ -72,9 +72,9 @@ class Parts:
         """gRPC first, then REST, each announced by the reference's ready line. Raises TfsError for an address that is taken."""
         asyncio.get_running_loop().add_reader(self.mailbox.fileno(), self.mailbox.drain)
         self.health.set_serving(True)
-        native_grpc, native_rest = self._natively("gRPC"), self._natively("REST")
         rest_problem = self._bind_rest()
-        await self._open_grpc(native_grpc, native_rest and self.rest_server is not None)
+        native_rest = self.rest_server is not None and self._natively("REST")
+        await self._open_grpc(self._natively("gRPC"), native_rest)
         if rest_problem:  # gRPC is served all the same, as in the reference
             _log.error("%s", rest_problem)
         if self.rest_server is not None:
@@ -138,6 +138,7 @@ class Parts:
             byte_budget=settings.max_held_request_bytes or _BYTE_BUDGET,
             max_connections=settings.max_connections or _MAX_CONNECTIONS,
             arguments=dict(self.prepared.grpc_arguments) if addresses else {},
+            processors=cores.usable(),
             start=False,
         )
         self.native = native

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tfs import _fastpath
 from tfs.transport.rest import _wants_gzip
-from tfs.transport.rest_protocol import error_body
+from tfs.transport.rest_answers import error_body
 
 if not _fastpath.HAVE_NATIVE:
     pytest.skip("this build has no native transport (libnghttp2 was not found)", allow_module_level=True)

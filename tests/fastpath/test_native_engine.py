@@ -27,6 +27,7 @@ pytestmark = pytest.mark.fake_session
 
 FLOAT = 1
 CANCELLED, DEADLINE_EXCEEDED, NOT_FOUND = "1", "4", "5"
+PROCESSORS = len(os.sched_getaffinity(0))
 INLINE_AFTER = 10  # runs until the engine believes a run time
 
 
@@ -66,6 +67,7 @@ class Served:
             byte_budget=1 << 26,
             max_connections=100,
             arguments={},
+            processors=PROCESSORS,
         )
 
     def close(self) -> None:
@@ -207,7 +209,6 @@ def test_one_connection_gives_its_long_calls_to_runners() -> None:
         assert after["handed_over"] - before["handed_over"] > 0.7 * 640
 
 
-PROCESSORS = len(os.sched_getaffinity(0))
 KEPT_NS = 300_000  # too long to be run at once, short enough to be kept
 
 

@@ -64,8 +64,8 @@ cdef ColdCall cold_call(NativeServer server, Stream* st):
     call.st = st
     call.server = server
     call.path = (<char*>path.ptr)[:path.len].decode()
-    call.body = (<char*>grpc_body_bytes(st.body))[:st.body_len]
-    grpc_body_free(st.body)
+    call.body = (<char*>body_bytes(st.body))[:st.body_len]
+    body_free(st.body)
     st.body = NULL
     call.timeout_ns = None if st.timeout_ns < 0 else max(0, st.started_ns + st.timeout_ns - now_ns())
     call.peer = st.peer.decode()

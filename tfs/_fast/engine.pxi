@@ -12,6 +12,7 @@ cdef enum:
     INLINE_DEADLINE_FACTOR = 8     # the time left must be this many times the p99 estimate
     STATS_SETTLED = 16             # runs that may still be warming caches up (oneDNN: the first runs of a shape cost 1.5-3.5 x)
     KEEP_MAX_NS = 400 * NS_PER_US  # longest mean of a call that is kept: so long a short call may find its thread busy
+    KEEP_P99_NS = 2 * NS_PER_MS    # and its p99 (two processors shared by three threads stretch one run in a hundred to this)
     POOLED_FROM_NS = 2 * NS_PER_MS  # from here on TensorFlow's pool (its own timeout, inter-op parallelism) costs little: +30 us
     FEEDS_ON_STACK = 16
 
@@ -181,7 +182,7 @@ cdef inline bint engine_inline(Call* call, int64_t now) noexcept nogil:
     return call.deadline_ns == INT64_MAX or call.deadline_ns - now > p99 * INLINE_DEADLINE_FACTOR
 
 
-cdef bint engine_offer(Call* call) noexcept nogil:
+cdef bint engine_offer(Call* call, int64_t now) noexcept nogil:
     """Whether the submitting thread keeps the call; it then owes us engine_resume.  A hand-over costs two wake-ups and cold caches, and
     gains nothing while every processor is at work."""
     cdef RunStats* stats
@@ -189,8 +190,10 @@ cdef bint engine_offer(Call* call) noexcept nogil:
         return False
     stats = engine_stats(call)
     call.kept_ns = atomic_load64(&stats.mean_ns)
-    if atomic_load64(&stats.seen) < INLINE_MIN_SEEN or call.kept_ns > KEEP_MAX_NS:
+    if atomic_load64(&stats.seen) < INLINE_MIN_SEEN or call.kept_ns > KEEP_MAX_NS or atomic_load64(&stats.p99_ns) > KEEP_P99_NS:
         return False
+    if call.deadline_ns != INT64_MAX and call.deadline_ns - now <= KEEP_P99_NS * INLINE_DEADLINE_FACTOR:
+        return False                                 # no timer looks after a kept call
     call_hold(call)
     if call.keep(call, call.kept_ns, atomic_load64(&call.engine.on_runners)):
         return True
@@ -200,6 +203,7 @@ cdef bint engine_offer(Call* call) noexcept nogil:
 
 cdef void engine_resume(Call* call) noexcept nogil:
     """Runs a kept call on the thread that kept it, unless it was answered or is too late."""
+    stage_mark(call, PROFILE_QUEUE)
     if atomic_load32(&call.answered) or call.deadline_ns <= now_ns():
         engine_expire(call)                          # nothing when it was answered
     else:
@@ -341,7 +345,7 @@ cdef void engine_dispatch(Call* call) noexcept nogil:
         if call.deadline_ns <= now:
             engine_expire(call)
             return
-        if engine_offer(call):
+        if engine_offer(call, now):
             return
     if engine_queue(call) != OK:
         engine_fail(call, call.status.code)

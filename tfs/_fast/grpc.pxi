@@ -8,7 +8,6 @@
 cdef enum:
     GRPC_PREFIX = 5                # compressed flag, message length (big-endian 32 bits)
     MESSAGE_CUT = 1024             # longest grpc-message before percent-encoding; the reference cuts there too
-    CALL_OVERHEAD = 1024           # a ticket and its stream, counted so that empty requests are not free
     MAX_UNSENT_REPLIES = 268435456  # per connection: four answers of 64 MiB may wait for a slow reader, then calls are refused
     MAX_COLD_CALLS = 1000          # waiting for Python: management calls, so more is a flood
 
@@ -25,13 +24,6 @@ cdef nghttp2_nv grpc_http_status[2]      # 405, 415
 cdef char grpc_code_texts[17][3]
 
 
-cdef Span grpc_span(const char* text) noexcept nogil:
-    cdef Span span
-    span.ptr = <const uint8_t*>text
-    span.len = strlen(text)
-    return span
-
-
 cdef nghttp2_nv grpc_field(const char* name, const char* value) noexcept nogil:
     """A field whose texts live as long as the program."""
     cdef nghttp2_nv field
@@ -44,7 +36,7 @@ cdef nghttp2_nv grpc_field(const char* name, const char* value) noexcept nogil:
 
 
 cdef void grpc_rule(int index, const char* name, HeaderTake take) noexcept nogil:
-    grpc_rules[index].name = grpc_span(name)
+    grpc_rules[index].name = span_text(name)
     grpc_rules[index].take = take
 
 
@@ -72,10 +64,6 @@ grpc_tables()
 
 # -- request headers
 
-cdef bint grpc_is(Span value, const char* text) noexcept nogil:
-    return value.len == strlen(text) and memcmp(value.ptr, text, value.len) == 0
-
-
 cdef void grpc_take_content_type(Stream* st, Span value) noexcept nogil:
     """application/grpc, application/grpc+proto, either with parameters."""
     cdef size_t at = 16
@@ -96,13 +84,13 @@ cdef void grpc_take_path(Stream* st, Span value) noexcept nogil:
 
 
 cdef void grpc_take_method(Stream* st, Span value) noexcept nogil:
-    st.method_ok = grpc_is(value, b"POST")
+    st.method_ok = span_is(value, b"POST")
 
 
 cdef void grpc_take_encoding(Stream* st, Span value) noexcept nogil:
-    if grpc_is(value, b"identity"):
+    if span_is(value, b"identity"):
         st.encoding = ENCODING_IDENTITY
-    elif grpc_is(value, b"gzip") or grpc_is(value, b"deflate"):
+    elif span_is(value, b"gzip") or span_is(value, b"deflate"):
         st.encoding = ENCODING_GZIP
     else:
         st.encoding = ENCODING_UNKNOWN
@@ -170,48 +158,6 @@ cdef void grpc_headers_end(Stream* st) noexcept nogil:
 
 # -- the message
 
-cdef void grpc_body_charge(Body* body, int64_t bytes) noexcept nogil:
-    """Raises what the body counts against the budget to `bytes` + overhead; never lowers it."""
-    cdef int64_t more = bytes + CALL_OVERHEAD - body.charged
-    if more > 0:
-        atomic_add64(&body.budget.used, more)
-        body.charged += more
-
-
-cdef void grpc_body_free(Body* body) noexcept nogil:
-    """Any thread.  The last user of a budget whose server has ended frees it."""
-    cdef Budget* budget
-    if body == NULL:
-        return
-    budget = body.budget
-    if atomic_add64(&budget.used, -body.charged) == 0:
-        free(budget)                   # the server had ended: it takes BUDGET_OPEN away when it does
-    free(body)
-
-
-cdef inline uint8_t* grpc_body_bytes(Body* body) noexcept nogil:
-    return <uint8_t*>body + sizeof(Body)
-
-
-cdef Body* grpc_body_room(Body* body, Budget* budget, size_t need, size_t most) noexcept nogil:
-    """A body with room for `need` bytes: doubled as bytes arrive, never beyond `most`.  NULL when memory is out (the old one stays)."""
-    cdef Body* grown
-    cdef size_t cap = need
-    if body != NULL:
-        if need <= body.cap:
-            return body
-        cap = max(need, min(body.cap * 2, most))
-    grown = <Body*>realloc(body, sizeof(Body) + cap)
-    if grown == NULL:
-        return NULL
-    if body == NULL:
-        grown.budget = budget
-        grown.charged = 0
-    grown.cap = cap
-    grpc_body_charge(grown, cap)
-    return grown
-
-
 cdef int grpc_prefix(Stream* st) noexcept nogil:
     """The five bytes before the message are there: 0, or -1 when the call was refused."""
     cdef int64_t limit = st.thread.core.limits.max_message_bytes
@@ -244,12 +190,12 @@ cdef void grpc_data(Stream* st, Span data) noexcept nogil:
     if data.len > st.message_len - st.body_len:
         grpc_refuse(st, INTERNAL, "a unary call takes one message, more came")
         return
-    body = grpc_body_room(st.body, st.thread.core.budget, st.body_len + data.len, st.message_len)
+    body = body_room(st.body, st.thread.core.budget, st.body_len + data.len, st.message_len)
     if body == NULL:
         grpc_refuse(st, RESOURCE_EXHAUSTED, "no memory for the request")
         return
     st.body = body
-    memcpy(grpc_body_bytes(body) + st.body_len, data.ptr, data.len)
+    memcpy(body_bytes(body) + st.body_len, data.ptr, data.len)
     st.body_len += data.len
 
 
@@ -263,7 +209,7 @@ cdef void grpc_request_end(Stream* st) noexcept nogil:
         grpc_refuse(st, INTERNAL, "the request ended before its message was complete")
         return
     if st.body == NULL:
-        st.body = grpc_body_room(NULL, st.thread.core.budget, 0, 0)
+        st.body = body_room(NULL, st.thread.core.budget, 0, 0)
         if st.body == NULL:
             grpc_refuse(st, RESOURCE_EXHAUSTED, "no memory for the request")
             return
@@ -293,7 +239,7 @@ cdef void grpc_dispatch(Stream* st, int64_t inline_budget_ns) noexcept nogil:
     call.done = grpc_done
     call.release = core.consumer.release
     call.owner = st
-    call.body.ptr = grpc_body_bytes(st.body)
+    call.body.ptr = body_bytes(st.body)
     call.body.len = st.body_len
     call.start_ns = st.thread.now
     call.deadline_ns = grpc_deadline(st)

@@ -8,9 +8,12 @@
 
 cdef enum:
     HTTP1_BODY = 65536             # longest body; as much as byte_budget.py lets a connection hold unasked
-    HTTP1_AHEAD = 73728            # what a client may send ahead of an answer before it is not read from any more
+    HTTP1_READ = 73728             # read at once: the longest request; a client that is further ahead of its answers is not read from
+    HTTP1_LONG_ANSWER = 65536      # a connection that got one like this has its next call run and printed by a runner
+    HTTP1_REFUSED = 1024           # connections beyond the limit that wait for Python's refusal; more are closed
 
 cdef int64_t HTTP1_PARTIAL_NS = NS_PER_S       # a request that is not whole by then is Python's, which has the patience and its limits
+cdef int64_t HTTP1_SILENT_NS = 10 * <int64_t>NS_PER_S     # and so is a new connection on which nothing came
 cdef int64_t HTTP1_CUT_NS = NS_PER_S           # after the grace: from the 503 until the connection is cut
 
 cdef const char* HTTP1_STOPPING = "The server is shutting down"
@@ -86,31 +89,30 @@ cdef void http1_drop(Conn* conn, size_t size) noexcept nogil:
 cdef int http1_feed(Conn* conn, const uint8_t* data, size_t size) noexcept nogil:
     """Bytes from the client.  0, or -1: no memory for them."""
     cdef int64_t used = 0
-    if conn.held_len == 0 and conn.streams == NULL:  # nearly always, and nearly always it is one whole request
+    cdef bint first = conn.held_len == 0 and conn.streams == NULL
+    if first:                                        # nearly always, and nearly always it is one whole request
         used = http1_next(conn, data, size)
         if used < 0:
             http1_move(conn, data, size)
-            return 0
-        if <size_t>used == size:
-            conn.wanted = 0
             return 0
         if used > 0:
             conn.wanted = 0
         elif conn.partial_ns == 0:
             conn.partial_ns = conn.thread.now
-        return http1_keep(conn, data + used, size - used)
-    if http1_keep(conn, data, size) < 0:
+        if <size_t>used == size:
+            return 0
+    if http1_keep(conn, data + used, size - used) < 0:
         return -1
-    if conn.streams == NULL:
-        http1_resume(conn)
-    elif conn.held_len > HTTP1_AHEAD:
+    if conn.streams != NULL and conn.held_len > HTTP1_READ:
         conn.moving = 1
         io_pause(conn)
+    elif not first and conn.streams == NULL:
+        http1_resume(conn)
     return 0
 
 
 cdef void http1_resume(Conn* conn) noexcept nogil:
-    """No request is under way: looks at what is held."""
+    """No request is under way: looks at what is held.  A paused connection always leaves here, so nobody need read from it again."""
     cdef int64_t used
     if conn.moving:
         http1_move(conn, NULL, 0)
@@ -133,14 +135,15 @@ cdef void http1_respond(Stream* st) noexcept nogil:
     cdef IoThread* t = st.thread
     if st.code == CANCELLED and t.draining:
         rest_set_error(st, UNAVAILABLE, HTTP1_STOPPING, strlen(HTTP1_STOPPING))
-    if st.packing == PACK_WANTED and st.reply_len >= GZIP_MIN_BYTES:
+    st.conn.long_answers = st.reply_len > HTTP1_LONG_ANSWER
+    if rest_to_pack(st):
         inflate_submit(st)
         return
     atomic_bump64(&t.stats.answered if st.code == OK else &t.stats.errors, 1)
     if st.code == OK:
         st.conn.reply_bytes += st.reply_len          # stream_closed takes away what was not sent
     st.answered = 1
-    grpc_body_free(st.body)
+    body_free(st.body)
     st.body = NULL
     io_dirty(st.conn)
 
@@ -289,7 +292,7 @@ cdef void http1_tick(IoThread* t, Conn* conn) noexcept nogil:
     elif conn.streams != NULL or conn.writing:
         return
     elif conn.partial_ns:
-        if t.now - conn.partial_ns > HTTP1_PARTIAL_NS:
+        if t.now - conn.partial_ns > (HTTP1_PARTIAL_NS if conn.held_len else HTTP1_SILENT_NS):
             http1_move(conn, NULL, 0)
     elif t.now - conn.idle_ns > port.keep_alive_ns:
         io_close(conn)

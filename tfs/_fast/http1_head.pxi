@@ -52,7 +52,7 @@ cdef int http1_tables() except -1:
 
 
 cdef void http1_rule(int index, const char* name, Http1Take take) noexcept nogil:
-    http1_rules[index].name = grpc_span(name)
+    http1_rules[index].name = span_text(name)
     http1_rules[index].take = take
 
 

@@ -266,7 +266,7 @@ cdef void http2_window(Stream* st) noexcept nogil:
         return
     http2_wait(st, 0)
     st.granted = 1
-    grpc_body_charge(st.body, st.body_len + have + grant)
+    body_charge(st.body, st.body_len + have + grant)
     http2_give_back(st.conn)
     nghttp2_submit_window_update(session, NGHTTP2_FLAG_NONE, st.id, <int32_t>grant)
     if st.message_len >= WIDE_MESSAGE and not st.conn.wide:
@@ -288,7 +288,7 @@ cdef void http2_respond(Stream* st, const nghttp2_nv* fields, size_t count, bint
     cdef int rc
     st.answered = 1
     http2_received(st)
-    grpc_body_free(st.body)
+    body_free(st.body)
     st.body = NULL
     st.moved_ns = st.thread.now
     st.moved_mark = 0

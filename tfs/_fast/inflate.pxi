@@ -50,7 +50,8 @@ cdef Stream* inflate_pop(NativeCore* core) noexcept nogil:
 
 cdef void inflate_one(Stream* st, z_stream* z, bint able) noexcept nogil:
     if st.packing:
-        rest_pack(st)
+        if not atomic_load32(&st.closed):
+            rest_pack(st)
         stream_complete(st)
         return
     st.code = OK
@@ -86,7 +87,7 @@ cdef void inflate_message(Stream* st, z_stream* z) noexcept nogil:
     cdef Body* out = NULL
     cdef int rc = Z_OK
     inflateReset(z)
-    z.next_in = grpc_body_bytes(st.body)
+    z.next_in = body_bytes(st.body)
     z.avail_in = <unsigned int>st.body_len
     while rc != Z_STREAM_END:
         if out == NULL or made == out.cap:
@@ -96,23 +97,23 @@ cdef void inflate_message(Stream* st, z_stream* z) noexcept nogil:
             if made >= INFLATE_FREE and http2_pressed(core):
                 inflate_fail(st, out, RESOURCE_EXHAUSTED, "no room to inflate the request: the byte budget is used up")
                 return
-            grown = grpc_body_room(out, core.budget, min(limit, made + INFLATE_FIRST), limit)
+            grown = body_room(out, core.budget, min(limit, made + INFLATE_FIRST), limit)
             if grown == NULL:
                 inflate_fail(st, out, RESOURCE_EXHAUSTED, "no memory to inflate the request")
                 return
             out = grown
-        z.next_out = grpc_body_bytes(out) + made
+        z.next_out = body_bytes(out) + made
         z.avail_out = <unsigned int>(out.cap - made)
         rc = inflate(z, Z_NO_FLUSH)
         made = out.cap - z.avail_out
         if rc != Z_OK and rc != Z_STREAM_END and not (rc == Z_BUF_ERROR and z.avail_out == 0):
             inflate_fail(st, out, INTERNAL, "the message does not inflate: damaged or cut short")
             return
-    grpc_body_free(st.body)
+    body_free(st.body)
     st.body = out
     st.body_len = made
 
 
 cdef void inflate_fail(Stream* st, Body* out, int code, const char* text) noexcept nogil:
-    grpc_body_free(out)
+    body_free(out)
     grpc_set_error(st, code, text, strlen(text))

@@ -114,7 +114,7 @@ cdef void io_free_dead(IoThread* t) noexcept nogil:
 
 cdef void io_read(Conn* conn) noexcept nogil:
     cdef IoThread* t = conn.thread
-    cdef ssize_t got = socket_receive(conn.fd, t.in_buffer, IN_BUFFER)
+    cdef ssize_t got = socket_receive(conn.fd, t.in_buffer, HTTP1_READ if conn.http1 else IN_BUFFER)
     if got < 0:
         io_close(conn)
     elif got > 0:
@@ -142,7 +142,7 @@ cdef void io_want_write(Conn* conn, uint8_t writing) noexcept nogil:
 
 
 cdef void io_pause(Conn* conn) noexcept nogil:
-    """Reads no more of a peer that has sent too much ahead, until its connection is next written to."""
+    """Reads no more of a client that has sent too much ahead: its connection moves to Python once the answer is out."""
     if conn.fd >= 0 and not conn.writing:
         epoll_set(conn.thread.epoll_fd, EPOLL_CTL_MOD, conn.fd, 0, conn)
 
@@ -237,8 +237,7 @@ cdef void io_flush_dirty(IoThread* t) noexcept nogil:
 # -- the loop
 
 cdef void io_turn(IoThread* t) noexcept nogil:
-    """Everything between two looks at the sockets.  Two passes at most: a flush may free calls whose cancellation is answered here.
-    Answers do not wait for the calls that were kept: those run after the flush."""
+    """Everything between two looks at the sockets.  Answers do not wait for the calls that were kept: those run after the flush."""
     stream_take_done(t)
     stream_run_ready(t)
     stream_take_done(t)
@@ -348,7 +347,7 @@ cdef void io_accepted(IoThread* t, Listener* listener, int fd) noexcept nogil:
     cdef IoThread* home = io_least_loaded(t.core)
     cdef bint room = io_count(home, listener.http1)
     cdef Conn* conn = io_conn_new(home, fd) if room else NULL
-    cdef Moved* moved
+    cdef Moved* moved = NULL
     if conn != NULL:
         conn.http1 = <uint8_t>listener.http1
         if home == t:
@@ -357,7 +356,8 @@ cdef void io_accepted(IoThread* t, Listener* listener, int fd) noexcept nogil:
             io_give(home, conn)
         return
     atomic_bump64(&t.stats.refused_connections, 1)
-    moved = http1_moved(fd, 0) if listener.http1 else NULL
+    if listener.http1 and atomic_load64(&t.core.rest.connections) <= t.core.rest.max_connections + HTTP1_REFUSED:
+        moved = http1_moved(fd, 0)
     io_uncount(home, listener.http1, moved != NULL)
     if moved == NULL:
         fd_close(fd)

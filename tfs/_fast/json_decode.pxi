@@ -316,15 +316,15 @@ cdef bint json_quick(Call* call) noexcept nogil:
     while more:
         if json_next_member(&reader, &raw, &escaped) != JSON_OK or escaped:
             return False
-        if span_equal(raw, json_span("signature_name")):
+        if span_equal(raw, span_text("signature_name")):
             if named or json_peek(&reader) != 34 or json_string(&reader, &signature, &escaped) != JSON_OK or escaped:
                 return False
             named = True
             if converted and plan_find(call.servable, signature) != call.plan:
                 return False
         else:
-            format = JSON_ROWS if span_equal(raw, json_span("instances")) else JSON_COLUMNS
-            if converted or (format == JSON_COLUMNS and not span_equal(raw, json_span("inputs"))):
+            format = JSON_ROWS if span_equal(raw, span_text("instances")) else JSON_COLUMNS
+            if converted or (format == JSON_COLUMNS and not span_equal(raw, span_text("inputs"))):
                 return False
             call.json_format = format
             call.signature = signature
@@ -350,11 +350,11 @@ cdef bint json_collect(JsonBody* body) noexcept nogil:
     while more:
         json_next_member(&reader, &raw, &escaped)
         slot = NULL
-        if json_is_key(raw, escaped, json_span("signature_name")):
+        if json_is_key(raw, escaped, span_text("signature_name")):
             slot = &body.signature
-        elif json_is_key(raw, escaped, json_span("instances")):
+        elif json_is_key(raw, escaped, span_text("instances")):
             slot = &body.instances
-        elif json_is_key(raw, escaped, json_span("inputs")):
+        elif json_is_key(raw, escaped, span_text("inputs")):
             slot = &body.inputs
         if slot != NULL and slot.at == NULL:
             slot[0] = reader
@@ -415,7 +415,7 @@ cdef int json_resolve(Call* call) noexcept nogil:
     if call.plan == NULL:
         return status_quote(
             &call.status, INVALID_ARGUMENT, "Serving signature name: \"",
-            call.signature if call.signature.len else json_span("serving_default"), "\" not found in signature def")
+            call.signature if call.signature.len else span_text("serving_default"), "\" not found in signature def")
     return OK
 
 
@@ -453,7 +453,7 @@ cdef int json_careful(Call* call) noexcept nogil:
     if call.plan.input_count == 0:
         return status_quote(
             &call.status, INVALID_ARGUMENT, "Failed to get input map for signature: ",
-            call.signature if call.signature.len else json_span("DEFAULT"), "")
+            call.signature if call.signature.len else span_text("DEFAULT"), "")
     rc = json_pick_format(call, &body, &value)
     if rc != OK:
         return rc

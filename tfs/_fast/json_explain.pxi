@@ -353,7 +353,7 @@ cdef int json_explain_list(Call* call, JsonReader reader, JsonRows* firsts, int6
             memset(&inner, 0, sizeof(inner))
             rc = json_explain_value(call, &reader, 0, firsts, &inner)
             if rc != OK and rc != JSON_DEEP:
-                rc = json_wrap(call, row, json_span(""), False, rc, &inner)
+                rc = json_wrap(call, row, span_text(""), False, rc, &inner)
         if rc != OK:
             return rc
         row += 1

@@ -107,19 +107,12 @@ cdef bint json_is_key(Span raw, bint escaped, Span name) noexcept nogil:
     return same
 
 
-cdef inline Span json_span(const char* text) noexcept nogil:
-    cdef Span span
-    span.ptr = <const uint8_t*>text
-    span.len = strlen(text)
-    return span
-
-
 cdef bint json_b64_object(JsonReader* reader, Span* raw, bint* escaped) noexcept nogil:
     """Whether the object at the reader is {"b64": "<text>"}: no other member, a string.  Only then the reader moves, behind it."""
     cdef JsonReader at = reader[0]
     at.at += 1
     json_space(&at)
-    if json_peek(&at) != 34 or json_string(&at, raw, escaped) != JSON_OK or not json_is_key(raw[0], escaped[0], json_span("b64")):
+    if json_peek(&at) != 34 or json_string(&at, raw, escaped) != JSON_OK or not json_is_key(raw[0], escaped[0], span_text("b64")):
         return False
     json_space(&at)
     if not json_take(&at, 58):

@@ -36,7 +36,7 @@ _ARGUMENTS = {
 
 
 cdef class NativeServer:
-    """A gRPC server over HTTP/2; see _fastpath.pyi."""
+    """gRPC over HTTP/2, and REST; see _fastpath.pyi."""
     cdef NativeCore* core
     cdef readonly object engine
     cdef readonly list ports
@@ -58,11 +58,12 @@ cdef class NativeServer:
         self._paths = []
 
     def __init__(self, engine: object, *, addresses: Sequence[str], io_threads: int, cold: Sequence[str], max_message_bytes: int,
-                 byte_budget: int, max_connections: int, arguments: Mapping[str, int | str], start: bool = True) -> None:
+                 byte_budget: int, max_connections: int, arguments: Mapping[str, int | str], processors: int = 0, start: bool = True) -> None:
         self.engine = engine
         self.ports = []
         if not 1 <= io_threads <= MAX_IO_THREADS:
             raise errors.InvalidArgument(f"io_threads must be between 1 and {MAX_IO_THREADS}, not {io_threads}")
+        self.core.processors = processors or io_threads
         self._consume(engine)
         self._limit(arguments, max_message_bytes, byte_budget, max_connections)
         self._route([PREDICT_PATH, *cold])
@@ -129,7 +130,7 @@ cdef class NativeServer:
             if copy == NULL:
                 raise MemoryError
             memcpy(copy, <char*>raw, len(raw) + 1)
-            self.core.routes[index].path = grpc_span(copy)
+            self.core.routes[index].path = span_text(copy)
             self.core.routes[index].cold = index > 0
             index += 1
             self.core.route_count = index
@@ -159,7 +160,6 @@ cdef class NativeServer:
                 raise errors.TfsError("cannot make an I/O thread: no memory or no file descriptors left", RESOURCE_EXHAUSTED)
 
     cdef void _listen(self, str address) except *:
-        cdef Listener* listener
         sock = native_socket(address)
         if address.startswith("unix:"):
             self._paths.append(address[5:])
@@ -309,7 +309,7 @@ cdef void native_drop(Call* call) noexcept nogil:
 
 cdef void native_release(Call* call) noexcept nogil:
     """The last hold on the ticket is gone.  Any thread, perhaps after the server's end."""
-    grpc_body_free(<Body*>(call.body.ptr - sizeof(Body)))
+    body_free(<Body*>(call.body.ptr - sizeof(Body)))
     call_free(call)
 
 
@@ -334,7 +334,6 @@ cdef int native_text(Call* call, Text* out) noexcept nogil:
 
 cdef void native_consumer(Consumer* consumer, EngineCore* engine) noexcept nogil:
     consumer.context = engine
-    consumer.processors = engine.base_runners
     consumer.open = native_open
     consumer.submit = engine_submit
     consumer.resume = engine_resume
@@ -388,6 +387,7 @@ cdef void native_free(NativeCore* core) noexcept nogil:
     for index in range(core.thread_count):
         native_free_thread(&core.threads[index])
     native_free_streams(<Stream*>core.cold)
+    native_free_moved(<Moved*>core.rest.moved)
     for index in range(core.route_count):
         free(<void*>core.routes[index].path.ptr)
     while core.listeners != NULL:
@@ -437,11 +437,20 @@ cdef void native_free_thread(IoThread* t) noexcept nogil:
     free(t.out.copy)
 
 
+cdef void native_free_moved(Moved* moved) noexcept nogil:
+    cdef Moved* following
+    while moved != NULL:
+        following = moved.next
+        fd_close(moved.fd)
+        free(moved)
+        moved = following
+
+
 cdef void native_free_streams(Stream* st) noexcept nogil:
     cdef Stream* following
     while st != NULL:
         following = st.done_next
-        grpc_body_free(st.body)
+        body_free(st.body)
         free(st.reply)
         free(st)
         st = following

@@ -78,10 +78,10 @@ cdef int rest_take(Stream* st, const RestRoute* route, Span body) noexcept nogil
     """Copies what the ticket will need into the stream's Body.  0, or -1: no memory."""
     cdef size_t size = body.len + route.model.len + route.label.len
     cdef uint8_t* at
-    st.body = grpc_body_room(NULL, st.thread.core.budget, size, size)
+    st.body = body_room(NULL, st.thread.core.budget, size, size)
     if st.body == NULL:
         return -1
-    at = grpc_body_bytes(st.body)
+    at = body_bytes(st.body)
     memcpy(at, body.ptr, body.len)
     memcpy(at + body.len, route.model.ptr, route.model.len)
     if route.label.len:
@@ -106,7 +106,7 @@ cdef void rest_dispatch(Stream* st, int64_t inline_budget_ns) noexcept nogil:
     call.done = rest_done
     call.release = core.consumer.release
     call.owner = st
-    call.body.ptr = grpc_body_bytes(st.body)
+    call.body.ptr = body_bytes(st.body)
     call.body.len = st.body_len
     call.has_spec = 1
     call.model.ptr = call.body.ptr + st.body_len
@@ -119,8 +119,9 @@ cdef void rest_dispatch(Stream* st, int64_t inline_budget_ns) noexcept nogil:
     call.deadline_ns = st.started_ns + core.rest.timeout_ns if core.rest.timeout_ns else INT64_MAX
     call.method = METHOD_PREDICT
     call.entry = ENTRY_REST
-    call.inline_budget_ns = inline_budget_ns
-    call.keep = stream_keep
+    if not st.conn.long_answers:                     # whoever runs the model prints the answer, too
+        call.inline_budget_ns = inline_budget_ns
+        call.keep = stream_keep
     st.body = NULL
     st.call = call
     st.stage = STAGE_CALL
@@ -139,6 +140,8 @@ cdef void rest_done(Call* call) noexcept nogil:
             st.code = OK
             st.reply = <uint8_t*>text.ptr
             st.reply_len = text.len
+            if io_current == NULL and rest_to_pack(st):
+                rest_pack(st)
         else:
             text_free(&text)
             rest_set_error(st, call.status.code, call.status.text.ptr, call.status.text.len)
@@ -161,8 +164,12 @@ cdef void rest_set_error(Stream* st, int code, const char* message, size_t size)
     st.reply_len = text.len
 
 
+cdef inline bint rest_to_pack(Stream* st) noexcept nogil:
+    return st.packing == PACK_WANTED and st.reply_len >= GZIP_MIN_BYTES
+
+
 cdef void rest_pack(Stream* st) noexcept nogil:
-    """The inflater's thread: the body as gzip, where that works."""
+    """The body as gzip, where that works.  On any thread but an I/O thread: a megabyte takes ten milliseconds."""
     cdef size_t room = compressBound(st.reply_len) + 18        # gzip's head and trailer are longer than zlib's
     cdef uint8_t* packed = <uint8_t*>malloc(room)
     cdef size_t size = gzip_member(st.reply, st.reply_len, packed, room) if packed != NULL else 0

@@ -8,6 +8,7 @@
 cdef enum:
     POOL_STREAMS = 4096            # recycled Stream structs kept per thread
     INLINE_TURN_NS = 500 * NS_PER_US   # calls run on this thread per turn: what a neighbour on the thread may wait at most
+    TURN_MAX_NS = 2 * NS_PER_MS    # decoding and what else handing out takes: the rest of the ready streams waits for the next turn
     HAND_OVER_NS = 20 * NS_PER_US  # a hand-over costs about this (wake-up, cold cache, wake-up back): shorter runs stay here
     KEPT_ROOM_NS = 2 * NS_PER_MS   # predicted time of all calls that a thread keeps: what they may wait although a runner becomes free
     KEPT_TURN_NS = 250 * NS_PER_US     # of them per turn, one at least: short calls come in between
@@ -65,7 +66,7 @@ cdef void stream_closed(Stream* st) noexcept nogil:
 cdef void stream_recycle(Stream* st) noexcept nogil:
     """Back to the pool.  A reply may still be named by the write in progress: it is freed after it."""
     cdef IoThread* t = st.thread
-    grpc_body_free(st.body)
+    body_free(st.body)
     st.body = NULL
     if st.reply != NULL:
         st.next = t.grave
@@ -110,12 +111,13 @@ cdef void stream_ready(Stream* st) noexcept nogil:
 cdef void stream_run_ready(IoThread* t) noexcept nogil:
     """Hands out the complete requests; those that may run here do so until the turn's budget is spent."""
     cdef Stream* st
-    cdef int64_t began, ended, allowed
+    cdef int64_t began, ended, allowed, until
     if t.ready_first == NULL:
         return
     t.turn_left_ns = INLINE_TURN_NS
     began = now_ns()
-    while t.ready_first != NULL:
+    until = began + TURN_MAX_NS
+    while t.ready_first != NULL and began < until:
         st = t.ready_first
         t.ready_first = st.next
         if t.ready_first == NULL:
@@ -160,7 +162,7 @@ cdef bint stream_keep(Call* call, int64_t predicted_ns, int64_t busy) noexcept n
         return False
     for index in range(core.thread_count):
         busy += not atomic_load32(&core.threads[index].sleeping)
-    if busy < core.consumer.processors:
+    if busy < core.processors:
         return False
     call.queue_next = NULL
     if t.kept_first == NULL:

@@ -1,6 +1,7 @@
 # tick.pxi: what time does to connections: handshakes, stalls, keepalive, age, idleness, the drain.
 #
-# Owns: every time-out of the native transport (deadlines of calls belong to the engine).  Must not know: frames, messages.
+# Owns: when it is looked at what time does; the time-outs of gRPC's connections (REST's: http1_tick; deadlines of calls are the engine's).
+# Must not know: frames, messages.
 # Strategy: no timer per connection; each I/O thread looks at all of its own once per tick (a quarter of the shortest limit, 10 ms to
 # 1 s), so limits are kept to within a tick.  Threads without connections do not tick.
 

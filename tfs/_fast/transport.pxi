@@ -3,9 +3,9 @@
 # Owns: layouts and who may write them; no behaviour.  Must not know: what a Predict means.
 #
 # Who touches what, the rule everything else follows:
-#   * A Conn, its nghttp2 session and its Streams belong to one IoThread for life; only that thread touches them.
+#   * A Conn, its nghttp2 session (of gRPC) and its Streams belong to one IoThread for life; only that thread touches them.
 #   * Exceptions, written by whoever answers a stream (a runner, the timer, Python, the inflater) between "handed out" and
-#     "pushed on IoThread.done": Stream.reply, reply_len, code, body.  The push publishes them.
+#     "pushed on IoThread.done": Stream.reply, reply_len, code, body, packing.  The push publishes them.
 #   * A Stream is recycled when both are true: its HTTP/2 stream is closed (conn == NULL) and nobody outside may answer it
 #     any more (stage == STAGE_IDLE).  So an answer to a stream that died finds the Stream, never freed memory.
 #   * A request body belongs to the ticket once submitted and is freed by its `release`, which may be later than the server's end:
@@ -158,7 +158,6 @@ cdef struct NativeCore
 
 cdef struct Consumer:              # who answers Predict: the engine (native.pxi), or the echo of the tests (transport_echo.pxi)
     void* context
-    int32_t processors             # for its runners and our threads together
     Call* (*open)(void* context) noexcept nogil
     void (*submit)(Call* call) noexcept nogil
     void (*resume)(Call* call) noexcept nogil       # of a call that was kept
@@ -206,7 +205,7 @@ cdef struct Stream:                # one HTTP/2 stream = one gRPC call; or one R
     IoThread* thread
     Call* call
     Body* body
-    uint8_t* reply                 # malloc; with code OK: gRPC prefix + message, else the percent-encoded text
+    uint8_t* reply                 # malloc; of gRPC: prefix + message, or the percent-encoded text of an error; of REST: the body
     size_t reply_len
     size_t reply_sent
     size_t body_len
@@ -279,6 +278,7 @@ cdef struct Conn:
     uint8_t http1
     uint8_t moving                 # Python takes it over once the answer is out; 2 = has taken it over
     uint8_t last                   # closed after the next answer
+    uint8_t long_answers           # the last one was
     uint8_t* held                  # malloc: bytes that are no whole request yet, or that follow the one under way
     size_t held_len
     size_t held_cap
@@ -413,6 +413,7 @@ cdef struct NativeCore:            # one server; immutable once its threads run,
     int64_t cold_count             # atomic: calls that Python has or will take
     int cold_fd
     int32_t thread_count
+    int32_t processors             # for I/O threads and runners together
     int32_t route_count
     int32_t stopping               # atomic
     int32_t draining               # atomic

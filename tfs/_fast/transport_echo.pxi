@@ -28,7 +28,7 @@ cdef void transport_echo_drop(Call* call) noexcept nogil:
 
 cdef void transport_echo_release(Call* call) noexcept nogil:
     atomic_add64(&(<EchoState*>call.engine).live, -1)
-    grpc_body_free(<Body*>(call.body.ptr - sizeof(Body)))
+    body_free(<Body*>(call.body.ptr - sizeof(Body)))
     status_clear(&call.status)
     free(call)
 

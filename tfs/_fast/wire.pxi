@@ -172,6 +172,13 @@ cdef inline bint span_equal(Span a, Span b) noexcept nogil:
     return a.len == b.len and memcmp(a.ptr, b.ptr, a.len) == 0
 
 
+cdef inline Span span_text(const char* text) noexcept nogil:
+    cdef Span span
+    span.ptr = <const uint8_t*>text
+    span.len = strlen(text)
+    return span
+
+
 cdef inline bint span_is(Span span, const char* text) noexcept nogil:
     return span.len == strlen(text) and memcmp(span.ptr, text, span.len) == 0
 

@@ -26,7 +26,8 @@ from tfs.service.model import ModelService
 from tfs.service.waiting import Late
 from tfs.transport import rest_routes as routes
 from tfs.transport.byte_budget import FREE_BYTES, ByteBudget
-from tfs.transport.rest_protocol import Answer, Headers, error_body, respond, status_line
+from tfs.transport.rest_answers import Headers, error_body, respond, status_line
+from tfs.transport.rest_protocol import Answer
 from tfs.transport.rest_routes import Route
 
 _log = logging.getLogger(__name__)

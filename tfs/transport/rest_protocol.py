@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Generator
@@ -26,10 +27,13 @@ from typing import Any, Protocol
 import httptools
 import uvicorn
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tfs.errors import Internal
 from tfs.transport.byte_budget import ByteBudget
+from tfs.transport.rest_answers import Headers, error_body, on_the_wire
+
+_log = logging.getLogger(__name__)
 
 # Request line and headers together; the reference has no limit, others stop at 8 to 64 KiB.
 MAX_HEADER_BYTES = 1 << 20
@@ -47,12 +51,8 @@ _SWEEP_S = 1.0
 _CANCEL_S = 1.0
 KEEP_ALIVE_S = 50  # as the reference's idle timeout
 _BACKLOG = 2048
-_ESCAPES = {code: f"\\u{code:04X}" for code in range(32)} | str.maketrans(
-    {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-)
 
 
-Headers = list[tuple[bytes, bytes]]
 # Status, header lines (`b"name: value\\r\\n"`) without Content-Length, body.
 Answer = tuple[int, list[bytes], bytes]
 
@@ -66,7 +66,7 @@ class AtOnce(Protocol):
     ) -> Answer | Any: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Adopted:
     """A connection that somebody else accepted: the bytes `read` from it so far, whether there are too many (`full`), whom to tell its end."""
 
@@ -74,6 +74,13 @@ class Adopted:
     read: bytes
     full: bool
     closed: Callable[[], None]
+    ended: bool = False
+
+    def end(self) -> None:
+        """Tells, once."""
+        if not self.ended:
+            self.ended = True
+            self.closed()
 
 
 class RestProtocol(HttpToolsProtocol):
@@ -116,13 +123,19 @@ class RestProtocol(HttpToolsProtocol):
         self.began = self.loop.time()
         if self.adopted and self.adopted.read:
             self.data_received(self.adopted.read)
+            if self.flow.read_paused:  # the loop begins to read only after this, whatever was said before
+                self.loop.call_soon(self._pause_again)
+
+    def _pause_again(self) -> None:
+        if self.flow.read_paused and not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self.abandoned is not None:
             self.abandoned()
         if self.adopted:
-            self.adopted.closed()
+            self.adopted.end()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -292,46 +305,6 @@ class RestProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-async def respond(scope: Any, status: int, headers: list[bytes], body: bytes) -> None:
-    """The whole answer to a request in one write: what two `send` events of ASGI do, without parsing their headers again.
-
-    `headers` are complete lines (`b"name: value\\r\\n"`) without Content-Length. A client that has left gets nothing."""
-    cycle = scope["cycle"]
-    if cycle.flow.write_paused and not cycle.disconnected:
-        await cycle.flow.drain()
-    if cycle.disconnected or cycle.response_complete:
-        return
-    cycle.response_started, cycle.waiting_for_100_continue = True, False
-    whole = on_the_wire(cycle.default_headers, cycle.keep_alive, status, headers, body)
-    cycle.transport.write(whole[: -len(body)] if body and scope["method"] == "HEAD" else whole)
-    cycle.response_complete = True
-    cycle.message_event.set()
-    if not cycle.keep_alive:
-        cycle.transport.close()
-    cycle.on_response()
-
-
-def on_the_wire(defaults: Headers, keep_alive: bool, status: int, headers: list[bytes], body: bytes) -> bytes:
-    """The bytes of an answer. `defaults`: the headers that all answers have (the date)."""
-    lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % pair for pair in defaults), *headers]
-    lines.append(b"content-length: %d\r\n" % len(body))
-    if not keep_alive:
-        lines.append(b"connection: close\r\n")
-    lines += (b"\r\n", body)
-    return b"".join(lines)
-
-
-def status_line(status: int) -> bytes:
-    """The first line of an answer."""
-    return STATUS_LINE[status]
-
-
-def error_body(text: str) -> bytes:
-    """The JSON of an error, laid out and escaped as the reference does."""
-    quoted = text.translate(_ESCAPES).encode("utf-8", "surrogateescape")
-    return b'{\n    "error": "' + quoted + b'"\n}'
-
-
 class RestServer(uvicorn.Server):
     """A uvicorn server that runs inside our loop: `start`, then `stop`. Signals are the composition root's business."""
 
@@ -407,7 +380,7 @@ class RestServer(uvicorn.Server):
         connection = socket.socket(fileno=adopted.fd)
         if self._stopped:
             connection.close()
-            adopted.closed()
+            adopted.end()
             return
         make = functools.partial(
             self._protocol,
@@ -418,9 +391,11 @@ class RestServer(uvicorn.Server):
         )
         try:
             _, protocol = await asyncio.get_running_loop().connect_accepted_socket(make, connection)
-        except OSError:  # the client has left
+        except Exception as error:
             connection.close()
-            adopted.closed()
+            adopted.end()
+            if not isinstance(error, OSError):  # that is a client which has left
+                _log.error("a REST connection could not be taken over", exc_info=error)
             return
         if self.should_exit:  # `shutdown` may have told the others already
             protocol.shutdown()
