@@ -364,11 +364,12 @@ class NativeServer:
         max_connections: int,
         write_stall_ns: int,
         keep_alive_ns: int,
+        silent_ns: int,
     ) -> None:
         """Answers REST Predicts on connections to `sock` (listening, closed by `close`); once, before `start`.
 
         status_lines: by code, 0 to 16; they and the headers are whole lines. 0 is no limit: max_body_bytes, timeout_ns (of a call),
-        write_stall_ns (of an answer that is not fetched). Connections beyond max_connections, here and given to Python together, are given
+        write_stall_ns (of an answer that is not fetched), silent_ns (of a new connection, then Python's). Connections beyond max_connections, here and given to Python together, are given
         to Python to be refused, as are those with requests of another form."""
     def start(self) -> None:
         """Starts the threads, where the constructor was told not to. Raises TfsError RESOURCE_EXHAUSTED."""

@@ -152,6 +152,7 @@ class Parts:
                 max_connections=settings.max_connections or _MAX_CONNECTIONS,
                 write_stall_ns=int(settings.rest_body_timeout_seconds * 1e9),
                 keep_alive_ns=rest_protocol.KEEP_ALIVE_S * 1_000_000_000,
+                silent_ns=int(settings.rest_header_timeout_seconds * 1e9),
             )
         self.bridge = NativeBridge(native, methods, rest_server)
         self.bridge.start()

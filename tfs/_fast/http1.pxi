@@ -13,7 +13,6 @@ cdef enum:
     HTTP1_REFUSED = 1024           # connections beyond the limit that wait for Python's refusal; more are closed
 
 cdef int64_t HTTP1_PARTIAL_NS = NS_PER_S       # a request that is not whole by then is Python's, which has the patience and its limits
-cdef int64_t HTTP1_SILENT_NS = 10 * <int64_t>NS_PER_S     # and so is a new connection on which nothing came
 cdef int64_t HTTP1_CUT_NS = NS_PER_S           # after the grace: from the 503 until the connection is cut
 
 cdef const char* HTTP1_STOPPING = "The server is shutting down"
@@ -292,7 +291,7 @@ cdef void http1_tick(IoThread* t, Conn* conn) noexcept nogil:
     elif conn.streams != NULL or conn.writing:
         return
     elif conn.partial_ns:
-        if t.now - conn.partial_ns > (HTTP1_PARTIAL_NS if conn.held_len else HTTP1_SILENT_NS):
+        if t.now - conn.partial_ns > (HTTP1_PARTIAL_NS if conn.held_len else port.silent_ns):
             http1_move(conn, NULL, 0)
     elif t.now - conn.idle_ns > port.keep_alive_ns:
         io_close(conn)

@@ -179,7 +179,7 @@ cdef class NativeServer:
         self.core.listeners = listener
 
     def listen_rest(self, sock: _socket.socket, *, status_lines: Sequence[bytes], headers: bytes, gzip_headers: bytes, max_body_bytes: int,
-                    timeout_ns: int, max_connections: int, write_stall_ns: int, keep_alive_ns: int) -> None:
+                    timeout_ns: int, max_connections: int, write_stall_ns: int, keep_alive_ns: int, silent_ns: int) -> None:
         cdef RestPort* port = &self.core.rest
         cdef int code
         self._texts = [*status_lines, headers, gzip_headers]
@@ -192,6 +192,7 @@ cdef class NativeServer:
         port.max_connections = max_connections
         port.write_stall_ns = write_stall_ns or NEVER_NS
         port.keep_alive_ns = keep_alive_ns
+        port.silent_ns = silent_ns or NEVER_NS
         self._accept_from(sock, True)
 
     def start(self) -> None:

@@ -396,6 +396,7 @@ cdef struct RestPort:              # settings of REST (texts: native.pxi keeps t
     int64_t max_connections
     int64_t write_stall_ns
     int64_t keep_alive_ns
+    int64_t silent_ns              # a new connection on which nothing came for so long is Python's
     int64_t connections            # atomic: here and with Python
     void* moved                    # atomic stack of Moved*
 
