@@ -63,6 +63,7 @@ REST: dict[str, Any] = {
     "max_connections": 5000,
     "write_stall_ns": 0,
     "keep_alive_ns": 50_000_000_000,
+    "silent_ns": 1_000_000_000,
 }
 
 
