@@ -114,8 +114,8 @@ cdef void tick_stream(IoThread* t, Stream* st) noexcept nogil:
         patience = limits.write_stall_ns
     elif st.waits:
         patience = GRANT_WAIT_NS
-    elif st.message_len > INITIAL_WINDOW and http2_pressed(t.core):
-        patience = PRESSURE_STALL_NS
+    elif st.message_len > INITIAL_WINDOW and (t.waiting > 0 or http2_pressed(t.core)):
+        patience = PRESSURE_STALL_NS                 # also when what is left of the budget is merely too little for those who wait
     if t.now - st.moved_ns <= patience:
         return
     atomic_bump64(&t.stats.evicted, 1)
