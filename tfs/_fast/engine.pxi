@@ -3,16 +3,18 @@
 # Owns: creation, holds and the answer of a Call; the order of its stages; where it runs (inline, runner, batch); the limits of the
 # queues.  Must not know: transports (they get `done`), Python.
 # Strategy: submit = decode + prepare (resolve, find the plan) + dispatch (admit, choose a thread).  A call runs on the thread that has
-# it only when this fetch set has been seen often enough at this size, its p99 estimate is below the transport's budget and far below
-# the time left, and the graph cannot block.  A call that is somewhat longer may be kept by that thread until it has nothing shorter to do,
-# when no processor is free for a runner.  Everything else goes to a runner, or to the batcher of its servable.
+# it only when this fetch set has been seen often enough at this size, its p99 estimate is below the transport's budget (or its mean far
+# below, the p99 being the machine's doing) and far below the time left, and the graph cannot block.  A call that is somewhat longer may
+# be kept by that thread until it has nothing shorter to do, when no processor is free for a runner.  Everything else goes to a runner, or
+# to the batcher of its servable.
 
 cdef enum:
     INLINE_MIN_SEEN = 4            # runs of a (fetch set, size bucket) before its time is believed; the first costs 10-30 ms
     INLINE_DEADLINE_FACTOR = 8     # the time left must be this many times the p99 estimate
     STATS_SETTLED = 16             # runs that may still be warming caches up (oneDNN: the first runs of a shape cost 1.5-3.5 x)
     KEEP_MAX_NS = 400 * NS_PER_US  # longest mean of a call that is kept: so long a short call may find its thread busy
-    KEEP_P99_NS = 2 * NS_PER_MS    # and its p99 (two processors shared by three threads stretch one run in a hundred to this)
+    STRETCHED_NS = 2 * NS_PER_MS   # p99 of short runs where threads share processors: one in a hundred is interrupted, wherever it runs
+    INLINE_MEAN_FACTOR = 3         # so a p99 up to that is forgiven when the budget is this many times the mean
     POOLED_FROM_NS = 2 * NS_PER_MS  # from here on TensorFlow's pool (its own timeout, inter-op parallelism) costs little: +30 us
     FEEDS_ON_STACK = 16
 
@@ -177,7 +179,8 @@ cdef inline bint engine_inline(Call* call, int64_t now) noexcept nogil:
     if atomic_load64(&stats.seen) < INLINE_MIN_SEEN:
         return False
     p99 = atomic_load64(&stats.p99_ns)
-    if p99 > call.inline_budget_ns:
+    if p99 > call.inline_budget_ns and (
+            p99 > STRETCHED_NS or atomic_load64(&stats.mean_ns) * INLINE_MEAN_FACTOR > call.inline_budget_ns):
         return False
     return call.deadline_ns == INT64_MAX or call.deadline_ns - now > p99 * INLINE_DEADLINE_FACTOR
 
@@ -190,9 +193,9 @@ cdef bint engine_offer(Call* call, int64_t now) noexcept nogil:
         return False
     stats = engine_stats(call)
     call.kept_ns = atomic_load64(&stats.mean_ns)
-    if atomic_load64(&stats.seen) < INLINE_MIN_SEEN or call.kept_ns > KEEP_MAX_NS or atomic_load64(&stats.p99_ns) > KEEP_P99_NS:
+    if atomic_load64(&stats.seen) < INLINE_MIN_SEEN or call.kept_ns > KEEP_MAX_NS or atomic_load64(&stats.p99_ns) > STRETCHED_NS:
         return False
-    if call.deadline_ns != INT64_MAX and call.deadline_ns - now <= KEEP_P99_NS * INLINE_DEADLINE_FACTOR:
+    if call.deadline_ns != INT64_MAX and call.deadline_ns - now <= STRETCHED_NS * INLINE_DEADLINE_FACTOR:
         return False                                 # no timer looks after a kept call
     call_hold(call)
     if call.keep(call, call.kept_ns, atomic_load64(&call.engine.on_runners)):

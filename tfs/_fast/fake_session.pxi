@@ -75,6 +75,10 @@ cdef class FakeSession:
             pthread_mutex_unlock(&self.core.lock)
         return reached
 
+    def spin(self, int64_t ns):
+        """CPU time that later runs burn; while none is under way."""
+        self.core.spin_ns = ns
+
     @property
     def started(self):
         return atomic_load64(&self.core.started)
