@@ -9,17 +9,15 @@ tests/fuzz/corpus_http2/, where test_grpc_corpus.py replays it for ever; a crash
 
 from __future__ import annotations
 
-import hashlib
 import random
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE / "corpus_http2"
-RUNNING = HERE / "corpus_http2.running"
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+from harness import Harness  # noqa: E402
 from native_support import PREFACE, frames  # noqa: E402
 
 from tfs import _fastpath  # noqa: E402
@@ -97,46 +95,12 @@ def mutate(source: random.Random, seeds: list[bytes]) -> bytes:
     return bytes(made[:MAX_SIZE])
 
 
-def keep(data: bytes) -> Path:
-    path = CORPUS / f"found-{hashlib.sha256(data).hexdigest()[:12]}"
-    path.write_bytes(data)
-    return path
-
-
-def run(seconds: float, seed: int) -> int:
-    """Mutates for `seconds`; returns how many inputs were tried. Raises on the first finding, after keeping it."""
-    source = random.Random(seed)
-    seeds = [path.read_bytes() for path in sorted(CORPUS.iterdir())]
-    deadline = time.monotonic() + seconds
-    tried = 0
-    while time.monotonic() < deadline:
-        data = mutate(source, seeds)
-        RUNNING.write_bytes(data)
-        try:
-            check(data)
-        except BaseException:
-            print("kept", keep(data), file=sys.stderr)
-            raise
-        tried += 1
-        if tried % 50 == 0 and len(seeds) < 5000:
-            seeds.append(data)
-    RUNNING.unlink(missing_ok=True)
-    return tried
-
-
-def main() -> None:
-    if not _fastpath.HAVE_NATIVE:
-        print("this build has no native transport")
-        return
-    try:
-        import atheris
-    except ImportError:
-        seconds, seed = (*map(int, sys.argv[1:]), *(30, 1)[len(sys.argv) - 1 :])
-        print(f"{run(seconds, seed)} inputs, nothing found (seed {seed})")
-        return
-    atheris.Setup([*sys.argv, str(CORPUS)], check)
-    atheris.Fuzz()
+HARNESS = Harness(CORPUS, check, mutate)
+run = HARNESS.run
 
 
 if __name__ == "__main__":
-    main()
+    if _fastpath.HAVE_NATIVE:
+        HARNESS.main()
+    else:
+        print("this build has no native transport")

@@ -8,18 +8,17 @@ finding is written to tests/fastpath/corpus/, where test_corpus.py replays it fo
 
 from __future__ import annotations
 
-import hashlib
 import random
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CORPUS = HERE.parent / "fastpath" / "corpus"
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import reference  # noqa: E402
+from harness import Harness  # noqa: E402
 
 from tfs import _fastpath, errors  # noqa: E402
 
@@ -78,42 +77,10 @@ def mutate(source: random.Random, seeds: list[bytes]) -> bytes:
     return bytes(made[:MAX_SIZE])
 
 
-def keep(request: bytes) -> Path:
-    path = CORPUS / f"found-{hashlib.sha256(request).hexdigest()[:12]}"
-    path.write_bytes(request)
-    return path
-
-
-def run(seconds: float, seed: int) -> int:
-    """Mutates for `seconds`; returns how many requests were tried. Raises on the first finding, after keeping it."""
-    source = random.Random(seed)
-    seeds = [path.read_bytes() for path in sorted(CORPUS.iterdir())]
-    deadline = time.monotonic() + seconds
-    tried = 0
-    while time.monotonic() < deadline:
-        request = mutate(source, seeds)
-        try:
-            check(request)
-        except BaseException:
-            print("kept", keep(request), file=sys.stderr)
-            raise
-        tried += 1
-        if tried % 50 == 0 and len(seeds) < 5000:
-            seeds.append(request)
-    return tried
-
-
-def main() -> None:
-    _fastpath.fake_runtime()
-    try:
-        import atheris
-    except ImportError:
-        seconds, seed = (*map(int, sys.argv[1:]), *(30, 1)[len(sys.argv) - 1 :])
-        print(f"{run(seconds, seed)} requests, nothing found (seed {seed})")
-        return
-    atheris.Setup([*sys.argv, str(CORPUS)], check)
-    atheris.Fuzz()
+HARNESS = Harness(CORPUS, check, mutate)
+run = HARNESS.run
 
 
 if __name__ == "__main__":
-    main()
+    _fastpath.fake_runtime()
+    HARNESS.main()
