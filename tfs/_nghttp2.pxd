@@ -147,6 +147,7 @@ cdef extern from "nghttp2/nghttp2.h" nogil:
     int nghttp2_session_set_stream_user_data(nghttp2_session* session, int32_t stream_id, void* data)
     int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session* session)
     int32_t nghttp2_session_get_stream_local_window_size(nghttp2_session* session, int32_t stream_id)
+    int32_t nghttp2_session_get_local_window_size(nghttp2_session* session)
     int nghttp2_session_consume_connection(nghttp2_session* session, size_t size)
     int nghttp2_session_set_local_window_size(nghttp2_session* session, uint8_t flags, int32_t stream_id, int32_t window)
     int nghttp2_session_terminate_session(nghttp2_session* session, uint32_t error_code)

@@ -275,6 +275,12 @@ cdef void http2_window(Stream* st) noexcept nogil:
     io_dirty(st.conn)
 
 
+cdef int64_t http2_window_left(Stream* st) noexcept nogil:
+    """How much the client may send before we give it more: its connection may be the narrower one."""
+    cdef nghttp2_session* session = st.conn.session
+    return min(nghttp2_session_get_stream_local_window_size(session, st.id), nghttp2_session_get_local_window_size(session))
+
+
 cdef void http2_wait(Stream* st, int32_t waits) noexcept nogil:
     st.thread.waiting += waits - st.waits
     st.waits = <uint8_t>waits

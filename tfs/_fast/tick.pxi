@@ -100,19 +100,23 @@ cdef void tick_leave(Conn* conn, int64_t close_ns) noexcept nogil:
 
 
 cdef void tick_stream(IoThread* t, Stream* st) noexcept nogil:
+    """Ends an upload or an answer that stands still.  An upload that we hold up has all its time once it may go on."""
     cdef NativeLimits* limits = &t.core.limits
     cdef size_t moved = st.reply_sent if st.answered else st.body_len
+    cdef bint held_up
     cdef int64_t patience
     if st.stage != STAGE_IDLE or not st.headers_done:
         return
-    if moved - st.moved_mark >= MIN_PROGRESS:
+    held_up = not st.answered and http2_window_left(st) < MIN_PROGRESS
+    if moved - st.moved_mark >= MIN_PROGRESS or held_up != st.held_up:
+        st.held_up = held_up
         st.moved_mark = moved
         st.moved_ns = t.now
         return
     patience = limits.upload_stall_ns
     if st.answered:
         patience = limits.write_stall_ns
-    elif st.waits:
+    elif held_up:
         patience = GRANT_WAIT_NS
     elif st.message_len > INITIAL_WINDOW and (t.waiting > 0 or http2_pressed(t.core)):
         patience = PRESSURE_STALL_NS                 # also when what is left of the budget is merely too little for those who wait
@@ -121,7 +125,7 @@ cdef void tick_stream(IoThread* t, Stream* st) noexcept nogil:
     atomic_bump64(&t.stats.evicted, 1)
     if st.answered:
         http2_reset(st, NGHTTP2_CANCEL)
-    elif st.waits:
+    elif held_up:
         grpc_refuse_numbers(
             st, "no room for a request of %lld bytes: the requests being received exceed %lld bytes", st.message_len, limits.byte_budget)
     else:
