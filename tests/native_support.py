@@ -58,6 +58,7 @@ REST: dict[str, Any] = {
     "status_lines": [b"HTTP/1.1 %d \r\n" % (200 + code) for code in range(17)],
     "headers": b"content-type: application/json\r\n",
     "gzip_headers": b"content-encoding: gzip\r\n",
+    "gzip_min_bytes": 4096,
     "max_body_bytes": 0,
     "timeout_ns": 0,
     "max_connections": 5000,

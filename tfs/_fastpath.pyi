@@ -359,6 +359,7 @@ class NativeServer:
         status_lines: Sequence[bytes],
         headers: bytes,
         gzip_headers: bytes,
+        gzip_min_bytes: int,
         max_body_bytes: int,
         timeout_ns: int,
         max_connections: int,
@@ -413,7 +414,8 @@ def _probe_http2_feed(
 def _probe_http1_feed(pieces: Sequence[bytes], *, max_body_bytes: int = ...) -> tuple[bytes, bytes | None]:
     """Tests: the same for a REST connection; what the server wrote and, if Python was to take over, the bytes for it.
 
-    The answer to a request for model m is `m:` and its body, its status 200 + the code; the one header is `a: b`."""
+    The answer to a request for model m is `m:` and its body, its status 200 + the code; the one header is `a: b`, with gzip (from 4096
+    bytes on) also `c: d`."""
 
 class _ProbePieces:
     """Tests: the allocator of nghttp2's sessions. A piece is named by a number, NULL by one that is not held; AssertionError when a piece

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tfs import _fastpath, config, cores, messages, servable
 from tfs._fastpath import Engine, LoadedServable, Mailbox
@@ -59,7 +59,6 @@ class Parts:
     native: _fastpath.NativeServer | None = None
     bridge: NativeBridge | None = None
     rest_server: rest_protocol.RestServer | None = None
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def start_models(self) -> None:
         """Blocks until every model has a version that serves; raises the start-up error."""
@@ -73,8 +72,9 @@ class Parts:
         asyncio.get_running_loop().add_reader(self.mailbox.fileno(), self.mailbox.drain)
         self.health.set_serving(True)
         rest_problem = self._bind_rest()
+        native_grpc = self._natively("gRPC")
         native_rest = self.rest_server is not None and self._natively("REST")
-        await self._open_grpc(self._natively("gRPC"), native_rest)
+        await self._open_grpc(native_grpc, native_rest)
         if rest_problem:  # gRPC is served all the same, as in the reference
             _log.error("%s", rest_problem)
         if self.rest_server is not None:
@@ -121,17 +121,14 @@ class Parts:
             _log.log(level, "%s is served by %s: %s", face, "grpcio" if face == "gRPC" else "uvicorn", reason)
         return reason is None
 
-    async def _start_native(self, addresses: list[str], with_rest: bool) -> list[int]:
-        """The I/O threads: gRPC at these addresses, and REST."""
+    def _make_native(self, addresses: list[str]) -> _fastpath.NativeServer:
+        """The I/O threads, not started yet, with gRPC at these addresses."""
         settings = self.prepared.settings
-        methods = dict(self.methods)
-        if settings.enable_grpc_healthcheck_service:
-            methods[health.CHECK] = self.health.check
         native = _fastpath.NativeServer(
             self.engine,
             addresses=addresses,
             io_threads=settings.grpc_io_threads or cores.usable(),
-            cold=list(methods),
+            cold=list(self._cold_methods()),
             max_message_bytes=_MAX_MESSAGE_BYTES
             if settings.grpc_max_message_bytes < 0
             else settings.grpc_max_message_bytes,
@@ -141,39 +138,54 @@ class Parts:
             processors=cores.usable(),
             start=False,
         )
-        self.native = native
         for name in native.ignored_arguments:
             _log.warning("--grpc_channel_arguments: %s has no effect on the native transport", name)
-        rest_server = self.rest_server if with_rest else None
+        return native
+
+    def _cold_methods(self) -> dict[str, Handler]:
+        """What the native transport leaves to Python."""
+        methods = dict(self.methods)
+        if self.prepared.settings.enable_grpc_healthcheck_service:
+            methods[health.CHECK] = self.health.check
+        return methods
+
+    async def _start_native(
+        self, native: _fastpath.NativeServer, rest_server: rest_protocol.RestServer | None
+    ) -> None:
+        """Starts the I/O threads, with REST (None: without), and the bridge to what they leave to Python."""
+        settings = self.prepared.settings
         if rest_server is not None:
             native.listen_rest(
                 await rest_server.start_adopting(),
-                **self.rest_app.native_answers(),
+                **self.rest_app.native_settings(),
                 max_connections=settings.max_connections or _MAX_CONNECTIONS,
                 write_stall_ns=int(settings.rest_body_timeout_seconds * 1e9),
                 keep_alive_ns=rest_protocol.KEEP_ALIVE_S * 1_000_000_000,
                 silent_ns=int(settings.rest_header_timeout_seconds * 1e9),
             )
-        self.bridge = NativeBridge(native, methods, rest_server)
+        self.bridge = NativeBridge(native, self._cold_methods(), rest_server)
         self.bridge.start()
         native.start()
-        return native.ports
 
     # -- gRPC
 
-    async def _open_grpc(self, native: bool, native_rest: bool) -> None:
+    async def _open_grpc(self, native_grpc: bool, native_rest: bool) -> None:
         settings = self.prepared.settings
         addresses = [f"{settings.bind_address}:{settings.port}"] if settings.port else []
         if settings.grpc_socket_path:
             addresses.append(f"unix:{settings.grpc_socket_path}")
         try:
-            ports: list[int] = []
-            if native or native_rest:
-                ports = await self._start_native(addresses if native else [], native_rest)
-            if not native:
-                ports = await self._start_grpcio(addresses)
+            if native_grpc or native_rest:
+                self.native = self._make_native(addresses if native_grpc else [])
+            ports = (
+                self.native.ports
+                if native_grpc and self.native is not None
+                else await self._start_grpcio(addresses)
+            )
         except TfsError as error:  # the reference's code and words, and what it does not say
             raise InvalidArgument(f"Failed to BuildAndStart gRPC server: {error.message}") from None
+        if self.native is not None:
+            await self._start_native(self.native, self.rest_server if native_rest else None)
         for address, port in zip(addresses, ports, strict=True):
             if address.startswith("unix:"):
                 _log.info("Running gRPC ModelServer at UNIX socket %s ...", address.removeprefix("unix:"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from tfs import _fastpath, errors
 if not _fastpath.HAVE_NATIVE:
     pytest.skip("this build has no native transport (libnghttp2 was not found)", allow_module_level=True)
 
-from native_support import Peer, message, request_headers, wait_for
+import http1_support
+from native_support import REST, Peer, RestPeer, message, request_headers, wait_for
 
 pytestmark = pytest.mark.fake_session
 
@@ -68,7 +70,13 @@ class Served:
             max_connections=100,
             arguments={},
             processors=PROCESSORS,
+            start=False,
         )
+        rest = socket.create_server(("127.0.0.1", 0))
+        rest.setblocking(False)
+        self.rest_port: int = rest.getsockname()[1]
+        self.server.listen_rest(rest, **REST)
+        self.server.start()
 
     def close(self) -> None:
         self.server.close()
@@ -210,6 +218,26 @@ def test_a_machine_that_stretched_some_runs_is_forgiven() -> None:
         for _ in range(50):
             ask(peer, predict())
         assert one.server.stats()["inlined"] - before["inlined"] >= 45
+
+
+@pytest.mark.parametrize("encoding", [b"", b"Accept-Encoding: gzip"])
+def test_long_rest_answers_are_printed_by_runners(encoding: bytes) -> None:
+    """Packed ones too: their length on the wire says nothing of the work."""
+    more = [encoding] if encoding else []
+    short = http1_support.post(b'{"inputs":[1]}', *more)
+    long = http1_support.post(b'{"inputs":[%s]}' % b",".join([b"1"] * 30_000), *more)
+    with served(m=_fastpath.FakeSession()) as one, RestPeer(one.rest_port) as peer:
+        for request_bytes in [short] * INLINE_AFTER + [long] * INLINE_AFTER:
+            assert peer.answer(request_bytes).status == 200
+        for request_bytes, inlined in (
+            (long, 0),
+            (short, 19),
+        ):  # the first short one still follows a long one
+            before = one.server.stats()["inlined"]
+            for _ in range(20):
+                assert peer.answer(request_bytes).status == 200
+            assert one.server.stats()["inlined"] - before <= inlined
+        assert one.server.stats()["inlined"] - before >= inlined - 2
 
 
 def test_one_connection_gives_its_long_calls_to_runners() -> None:

@@ -421,6 +421,7 @@ def test_idle_connections_are_closed() -> None:
 def test_short_connections_leave_nothing_behind(many_files: None) -> None:
     with native_rest() as (server, port):
         assert served(port)
+        wait_for(lambda: server.stats()["rest_connections"] == 0)
         before = descriptors()
         for number in range(500):
             with RestPeer(port) as peer:  # well-behaved

@@ -9,7 +9,6 @@
 cdef enum:
     HTTP1_BODY = 65536             # longest body; as much as byte_budget.py lets a connection hold unasked
     HTTP1_READ = 73728             # read at once: the longest request; a client that is further ahead of its answers is not read from
-    HTTP1_LONG_ANSWER = 65536      # a connection that got one like this has its next call run and printed by a runner
     HTTP1_REFUSED = 1024           # connections beyond the limit that wait for Python's refusal; more are closed
 
 cdef int64_t HTTP1_PARTIAL_NS = NS_PER_S       # a request that is not whole by then is Python's, which has the patience and its limits
@@ -20,7 +19,6 @@ cdef const char* HTTP1_STOPPING = "The server is shutting down"
 # -- requests: bytes -> the ready list
 
 cdef int http1_open(Conn* conn) noexcept nogil:
-    conn.http1 = 1
     conn.partial_ns = conn.thread.now
     return 0
 
@@ -134,7 +132,7 @@ cdef void http1_respond(Stream* st) noexcept nogil:
     cdef IoThread* t = st.thread
     if st.code == CANCELLED and t.draining:
         rest_set_error(st, UNAVAILABLE, HTTP1_STOPPING, strlen(HTTP1_STOPPING))
-    st.conn.long_answers = st.reply_len > HTTP1_LONG_ANSWER
+    st.conn.long_answers = st.long_answer
     if rest_to_pack(st):
         inflate_submit(st)
         return

@@ -5,6 +5,7 @@
 # drain (GOAWAY) -> stop the I/O threads -> stop the inflater -> free.  ColdCall keeps its server alive, so a late answer finds it.
 
 cimport cython
+
 HAVE_NATIVE = True
 
 cdef int64_t NEVER_NS = INT64_MAX // 4
@@ -178,8 +179,9 @@ cdef class NativeServer:
         listener.next = self.core.listeners
         self.core.listeners = listener
 
-    def listen_rest(self, sock: _socket.socket, *, status_lines: Sequence[bytes], headers: bytes, gzip_headers: bytes, max_body_bytes: int,
-                    timeout_ns: int, max_connections: int, write_stall_ns: int, keep_alive_ns: int, silent_ns: int) -> None:
+    def listen_rest(self, sock: _socket.socket, *, status_lines: Sequence[bytes], headers: bytes, gzip_headers: bytes,
+                    gzip_min_bytes: int, max_body_bytes: int, timeout_ns: int, max_connections: int, write_stall_ns: int,
+                    keep_alive_ns: int, silent_ns: int) -> None:
         cdef RestPort* port = &self.core.rest
         cdef int code
         self._texts = [*status_lines, headers, gzip_headers]
@@ -187,6 +189,7 @@ cdef class NativeServer:
             port.status_lines[code] = bytes_span(self._texts[code])
         port.headers = bytes_span(self._texts[17])
         port.gzip_headers = bytes_span(self._texts[18])
+        port.gzip_min_bytes = gzip_min_bytes
         port.max_body_bytes = max_body_bytes
         port.timeout_ns = timeout_ns
         port.max_connections = max_connections

@@ -110,7 +110,7 @@ def _probe_http1_feed(pieces: Sequence[bytes], *, max_body_bytes: int = 0) -> tu
     cdef bytes written
     server.listen_rest(
         native_socket("127.0.0.1:0"), status_lines=[b"HTTP/1.1 %d \r\n" % (200 + code) for code in range(17)], headers=b"a: b\r\n",
-        gzip_headers=b"c: d\r\n", max_body_bytes=max_body_bytes, timeout_ns=0, max_connections=1, write_stall_ns=0,
+        gzip_headers=b"c: d\r\n", gzip_min_bytes=4096, max_body_bytes=max_body_bytes, timeout_ns=0, max_connections=1, write_stall_ns=0,
         keep_alive_ns=NEVER_NS, silent_ns=0)
     try:
         written = native_probe_run(server, [bytes(piece) for piece in pieces], True)

@@ -6,7 +6,7 @@
 
 cdef enum:
     REST_VERSION_DIGITS = 18       # more might not fit: Python words that error
-    GZIP_MIN_BYTES = 4096          # as in transport/rest.py, which says why
+    REST_LONG_ANSWER = 65536       # a connection that got one like this has its next call run and printed by a runner
 
 cdef struct RestRoute:
     Span model
@@ -140,6 +140,7 @@ cdef void rest_done(Call* call) noexcept nogil:
             st.code = OK
             st.reply = <uint8_t*>text.ptr
             st.reply_len = text.len
+            st.long_answer = text.len > REST_LONG_ANSWER
             if io_current == NULL and rest_to_pack(st):
                 rest_pack(st)
         else:
@@ -165,7 +166,7 @@ cdef void rest_set_error(Stream* st, int code, const char* message, size_t size)
 
 
 cdef inline bint rest_to_pack(Stream* st) noexcept nogil:
-    return st.packing == PACK_WANTED and st.reply_len >= GZIP_MIN_BYTES
+    return st.packing == PACK_WANTED and <int64_t>st.reply_len >= st.thread.core.rest.gzip_min_bytes
 
 
 cdef void rest_pack(Stream* st) noexcept nogil:

@@ -5,7 +5,7 @@
 # Who touches what, the rule everything else follows:
 #   * A Conn, its nghttp2 session (of gRPC) and its Streams belong to one IoThread for life; only that thread touches them.
 #   * Exceptions, written by whoever answers a stream (a runner, the timer, Python, the inflater) between "handed out" and
-#     "pushed on IoThread.done": Stream.reply, reply_len, code, body, packing.  The push publishes them.
+#     "pushed on IoThread.done": Stream.reply, reply_len, long_answer, packing, code, body.  The push publishes them.
 #   * A Stream is recycled when both are true: its HTTP/2 stream is closed (conn == NULL) and nobody outside may answer it
 #     any more (stage == STAGE_IDLE).  So an answer to a stream that died finds the Stream, never freed memory.
 #   * A request body belongs to the ticket once submitted and is freed by its `release`, which may be later than the server's end:
@@ -230,12 +230,14 @@ cdef struct Stream:                # one HTTP/2 stream = one gRPC call; or one R
     uint8_t answered               # a response was submitted: what still arrives is ignored
     uint8_t granted                # got more window than everybody
     uint8_t waits                  # counted in IoThread.waiting: wants a window
+    uint8_t held_up                # at the last tick: it could not send
     char peer[64]                  # of a call for Python
     # -- REST only (rest.pxi, http1.pxi)
     int64_t version
     int32_t version_choice         # VersionChoice
     uint8_t packing                # Packing
     uint8_t head_sent
+    uint8_t long_answer            # before it was packed
     size_t model_len               # the names lie behind the body's bytes
     size_t label_len
 
@@ -391,6 +393,7 @@ cdef struct RestPort:              # settings of REST (texts: native.pxi keeps t
     Span status_lines[17]          # by code
     Span headers                   # header lines of every answer
     Span gzip_headers
+    int64_t gzip_min_bytes         # shorter answers are never packed
     int64_t max_body_bytes         # 0 = any
     int64_t timeout_ns             # of a call; 0 = none
     int64_t max_connections

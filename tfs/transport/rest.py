@@ -139,12 +139,13 @@ class RestApp:
         self._headers = [_JSON, *_CORS] if settings.cors else [_JSON]
         self._routes: dict[tuple[str, bytes], Route] = {}
 
-    def native_answers(self) -> dict[str, Any]:
-        """For NativeServer.listen_rest: limits of a call, and what stands above the bodies of its answers."""
+    def native_settings(self) -> dict[str, Any]:
+        """What NativeServer.listen_rest needs to answer as this application does: limits of a call, what stands above its answer."""
         return {
             "status_lines": [status_line(_HTTP[code]) for code in range(len(_HTTP))],
             "headers": b"".join(self._headers),
             "gzip_headers": b"".join(_GZIP),
+            "gzip_min_bytes": GZIP_MIN_BYTES,
             "max_body_bytes": self._limit,
             "timeout_ns": self._timeout_ns or 0,
         }
