@@ -356,6 +356,53 @@ def test_a_thousand_stalled_uploads():
         wait_for(lambda: server.stats()["request_bytes"] == 0)
 
 
+def stall(peer: Peer, count: int) -> list[int]:
+    """Opens uploads of 8 MiB that stand still after 10,000 bytes, within the window that everybody has."""
+    return [peer.open(message(bytes(8 << 20))[:10_000], end=False) for _ in range(count)]
+
+
+def test_stalled_uploads_make_room_when_the_rest_is_too_little():
+    """The budget is not used up, but what is left is less than a window."""
+    with native_server(byte_budget=1 << 20, io_threads=1) as server, Peer(server.ports[0]) as peer:
+        first, *_ = stall(peer, 4)
+        wait_for(lambda: server.stats()["request_bytes"] > 1 << 20)
+        peer.h2.reset_stream(first)
+        peer.flush()
+        wait_for(lambda: (1 << 20) - (256 << 10) < server.stats()["request_bytes"] < 1 << 20)
+        with grpc.insecure_channel(f"127.0.0.1:{server.ports[0]}") as channel:
+            body = os.urandom(1 << 20)
+            assert channel.unary_unary(PREDICT)(body, timeout=30) == body
+
+
+def test_calls_that_had_to_wait_have_their_time():
+    """Time in which they could not send is not held against them: their windows come when the stalled ones are ended, after a second."""
+    body = message(os.urandom(300_000))
+    with (
+        native_server(byte_budget=1 << 20, io_threads=1) as server,
+        Peer(server.ports[0]) as peer,
+        Peer(server.ports[0]) as stalled,  # looked at first: the younger one
+    ):
+        streams = stall(stalled, 4)
+        wait_for(lambda: server.stats()["request_bytes"] > 1 << 20)
+        peer.read()  # its connection's window
+        waiting = dict.fromkeys((peer.open(body[:65_535], end=False) for _ in range(5)), 65_535)
+        stalled.until(lambda: set(streams) <= set(stalled.headers))
+        assert {stalled.headers[stream]["grpc-status"] for stream in streams} == {"1"}
+        while waiting:
+            peer.until(lambda: any(map(peer.h2.local_flow_control_window, waiting)))
+            for stream, at in list(waiting.items()):
+                while room := min(peer.h2.local_flow_control_window(stream), 16_384, len(body) - at):
+                    peer.h2.send_data(stream, body[at : at + room], end_stream=at + room == len(body))
+                    peer.flush()
+                    at += room
+                waiting[stream] = at
+                if at == len(body):
+                    del waiting[stream]
+        peer.until(lambda: len(peer.ended) == 5)
+        assert {headers["grpc-status"] for headers in peer.headers.values()} == {"0"}
+        assert set(peer.data.values()) == {body}
+
+
 def test_a_message_larger_than_the_budget_comes_in():
     with native_server(byte_budget=4 << 20) as server:
         options = [("grpc.max_receive_message_length", -1)]
