@@ -390,7 +390,8 @@ def test_calls_that_had_to_wait_have_their_time():
         assert {stalled.headers[stream]["grpc-status"] for stream in streams} == {"1"}
         while waiting:
             peer.until(lambda: any(map(peer.h2.local_flow_control_window, waiting)))
-            for stream, at in list(waiting.items()):
+            for stream in list(waiting):
+                at = waiting[stream]
                 while room := min(peer.h2.local_flow_control_window(stream), 16_384, len(body) - at):
                     peer.h2.send_data(stream, body[at : at + room], end_stream=at + room == len(body))
                     peer.flush()
