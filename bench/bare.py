@@ -16,7 +16,8 @@ from pathlib import Path
 from bench import workloads
 from bench.runner import CACHE, ROOT
 from bench.workloads import Workload
-from tfs import messages
+from tfs import cores, messages
+from tfs.config import intra_op_threads
 
 RIVALS = ROOT / "bench" / "rivals"
 
@@ -30,20 +31,28 @@ def load(model: str) -> dict[str, float]:
 
 
 def run(workload: Workload, runs: int = 2000, rounds: int = 5) -> list[dict[str, float]]:
-    """TF_SessionRun in the calling thread on a float model of one input and one output: samples of {cpu_us, mean_us}."""
+    """TF_SessionRun in the calling thread on a float model of one input and one output: samples of {cpu_us, mean_us}.
+
+    With as many threads inside an op as the server takes, or a small net would look four times as dear bare as served.
+    """
     model = workloads.directory() / workload.model / "1"
     (alias, value), (output, _) = next(iter(workload.inputs.items())), next(iter(workload.outputs.items()))
     signature = serving_default(model)
     feed, fetch = signature.inputs[alias].name, signature.outputs[output].name
     command = [
         *(str(bare_run()), tensorflow_directory(), str(model), *feed.split(":"), *fetch.split(":")),
-        *(str(runs), str(rounds), *map(str, value.shape)),
+        *(str(threads_inside_ops()), str(runs), str(rounds), *map(str, value.shape)),
     ]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
         command, input=value.tobytes(), capture_output=True, check=True, timeout=300, env=environment
     )
     return [{"cpu_us": cpu, "mean_us": elapsed} for cpu, elapsed in json.loads(done.stdout)]
+
+
+def threads_inside_ops() -> int:
+    """What the server takes by default on this machine; 0: TensorFlow's choice."""
+    return intra_op_threads(cores.usable(), len(os.sched_getaffinity(0)))
 
 
 def serving_default(model: Path) -> messages.SignatureDef:

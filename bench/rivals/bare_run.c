@@ -1,9 +1,10 @@
 /* The least that any server must do for a Predict: TF_SessionRun in the calling thread, nothing around it.
  *
- *     bare_run TENSORFLOW_DIR SAVED_MODEL FEED_OP FEED_INDEX FETCH_OP FETCH_INDEX RUNS ROUNDS DIM... < float32 values
+ *     bare_run TENSORFLOW_DIR SAVED_MODEL FEED_OP FEED_INDEX FETCH_OP FETCH_INDEX THREADS RUNS ROUNDS DIM... < float32 values
  *
- * Loads the model through TensorFlow's C API (resolved with dlopen, RTLD_LOCAL), feeds the same float tensor every time and prints,
- * per round, CPU microseconds per run by getrusage and elapsed microseconds per run, as a JSON list of pairs.
+ * Loads the model through TensorFlow's C API (resolved with dlopen, RTLD_LOCAL) with THREADS threads inside an op (0: TensorFlow's
+ * choice), feeds the same float tensor every time and prints, per round, CPU microseconds per run by getrusage and elapsed
+ * microseconds per run, as a JSON list of pairs.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -49,13 +50,14 @@ static double now_us(void) {
 }
 
 int main(int argc, char** argv) {
-    if (argc < 9) { fprintf(stderr, "bare_run: see the comment in bare_run.c for its arguments\n"); return 2; }
+    if (argc < 10) { fprintf(stderr, "bare_run: see the comment in bare_run.c for its arguments\n"); return 2; }
     open_library(argv[1], "libtensorflow_framework.so.2");
     library = open_library(argv[1], "libtensorflow_cc.so.2");
     void* (*make_status)(void) = symbol("TF_NewStatus");
     int (*code)(void*) = symbol("TF_GetCode");
     const char* (*message)(void*) = symbol("TF_Message");
     void* (*make_options)(void) = symbol("TF_NewSessionOptions");
+    void (*set_config)(void*, const void*, size_t, void*) = symbol("TF_SetConfig");
     void* (*make_graph)(void) = symbol("TF_NewGraph");
     void* (*load)(void*, void*, const char*, const char* const*, int, void*, void*, void*) = symbol("TF_LoadSessionFromSavedModel");
     void* (*operation)(void*, const char*) = symbol("TF_GraphOperationByName");
@@ -67,19 +69,23 @@ int main(int argc, char** argv) {
 
     void *status = make_status(), *graph = make_graph();
     const char* tags[] = {"serve"};
-    void* session = load(make_options(), NULL, argv[2], tags, 1, graph, NULL, status);
+    int threads = atoi(argv[7]);
+    char config[] = {0x10, (char)(threads & 127 | 128), (char)(threads >> 7)}; /* ConfigProto { intra_op_parallelism_threads } */
+    void* session_options = make_options();
+    set_config(session_options, config, sizeof config, status);
+    void* session = load(session_options, NULL, argv[2], tags, 1, graph, NULL, status);
     if (code(status)) { fprintf(stderr, "bare_run: %s\n", message(status)); return 1; }
 
     int64_t dims[8], values = 1;
     int rank = 0;
-    for (int i = 9; i < argc && rank < 8; i++) values *= dims[rank++] = atoll(argv[i]);
+    for (int i = 10; i < argc && rank < 8; i++) values *= dims[rank++] = atoll(argv[i]);
     void* input = allocate(1, dims, rank, values * sizeof(float));
     if (fread(data(input), sizeof(float), values, stdin) != (size_t)values) { fprintf(stderr, "bare_run: too few values\n"); return 1; }
     Output feed = {operation(graph, argv[3]), atoi(argv[4])}, fetch = {operation(graph, argv[5]), atoi(argv[6])};
     if (!feed.operation || !fetch.operation) { fprintf(stderr, "bare_run: no such operation\n"); return 1; }
     Buffer options = {INLINE, sizeof INLINE - 1, NULL};
 
-    int runs = atoi(argv[7]), rounds = atoi(argv[8]);
+    int runs = atoi(argv[8]), rounds = atoi(argv[9]);
     printf("[");
     for (int round = -1; round < rounds; round++) { /* the first is not counted */
         double cpu = cpu_us(), clock = now_us();

@@ -40,6 +40,7 @@ cdef Body* body_room(Body* body, Budget* budget, size_t need, size_t most) noexc
     grown = <Body*>realloc(body, sizeof(Body) + cap)
     if grown == NULL:
         return NULL
+    advise_huge(grown, sizeof(Body) + cap)
     if body == NULL:
         grown.budget = budget
         grown.charged = 0

@@ -293,6 +293,7 @@ cdef void grpc_encode(Stream* st, Call* call) noexcept nogil:
     if out == NULL:
         grpc_set_error(st, RESOURCE_EXHAUSTED, "no memory for the answer", 24)
         return
+    advise_huge(out, GRPC_PREFIX + size)
     grpc_put_prefix(out, size)
     consumer.write(call, out + GRPC_PREFIX)
     st.code = OK

@@ -142,6 +142,7 @@ cdef bytes proto_reply(Call* call):
         raise errors.Internal(f"the reply has {size} bytes; a protobuf message holds at most {MAX_REPLY_BYTES}")
     reply = PyBytes_FromStringAndSize(NULL, size)
     at = <uint8_t*>PyBytes_AS_STRING(reply)
+    advise_huge(at, size)
     if size < ENCODE_WITHOUT_GIL:
         response_write(call, as_content, at)
     else:
