@@ -7,6 +7,7 @@ Must not know: how results are drawn or judged.
 from __future__ import annotations
 
 import socket
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -61,12 +62,17 @@ def large(effort: Effort) -> list[Row]:
         running(["tfs-grpcio"], "echo") as ours,
         ExitStack() as stack,
     ):
+        fresh = {name: process.rss_mb() for name, process in (floor | ours).items()}
         floor_call = repeated_call(stack, floor["grpcio-echo"], echo)
         our_call = repeated_call(stack, ours["tfs-grpcio"], call)
         samples = alternate(
             effort.rounds * 4, {"grpcio-echo": floor_call, "tfs-grpcio": our_call, "copies": copies}
         )
-        growth = peak_growth(ours["tfs-grpcio"], call) / (MIB16 * 4)
+        above_start = {
+            name: (process.peak_rss_mb() - fresh[name]) * (1 << 20) / (MIB16 * 4)
+            for name, process in (floor | ours).items()
+        }
+        growth = statistics.median(peak_growth(ours["tfs-grpcio"], call) for _ in range(5)) / (MIB16 * 4)
     rows: list[Row] = [
         {
             "workload": workload.name,
@@ -79,7 +85,14 @@ def large(effort: Effort) -> list[Row]:
     ]
     run = bare.run(workload, runs=20, rounds=effort.rounds)
     rows.append({"workload": workload.name, "target": "bare", "samples": run, "median": medians(run)})
-    return [*rows, figures_row(workload.name, "tfs-grpcio", peak_growth_tensors=growth)]
+    return [
+        *rows,
+        figures_row(
+            workload.name, "tfs-grpcio",
+            peak_growth_tensors=growth,
+            above_start_tensors=above_start["tfs-grpcio"], echo_above_start_tensors=above_start["grpcio-echo"],
+        ),
+    ]  # fmt: skip
 
 
 def repeated_call(stack: ExitStack, process: Process, call: Call) -> Callable[[], Sample]:

@@ -30,7 +30,7 @@ _GRPC_EXPERIMENTS = "-event_engine_listener"
 def main(settings: config.Settings) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code. Raises TfsError for what stops the start. Main thread."""
     logs.install(settings.log_format, settings.log_level)
-    memory.limit_arenas()
+    memory.tune_malloc()
     os.environ.setdefault("GRPC_EXPERIMENTS", _GRPC_EXPERIMENTS)
     prepared = config.prepare(settings)
     import uvloop

@@ -79,15 +79,14 @@ cdef extern from * nogil:
         return rc;
     }
 
-    /* Asks for huge pages under the whole ones of a fresh buffer: 4,096 page faults for 16 MiB cost a virtual machine more
-       than the copy that causes them.  From two of x86-64's on, as NumPy does; a kernel that has none loses nothing. */
+    /* Asks for huge pages under a fresh buffer of 32 MiB and more.  Those glibc maps anew each time (smaller ones lie on its heap, whose
+       pages are kept: lifecycle/memory.py), and 8,192 page faults for 32 MiB cost more than the copy that causes them. */
     static inline void tfs_advise_huge(void* data, size_t size) {
     #if defined(MADV_HUGEPAGE)
         const uintptr_t page = (uintptr_t)2 << 20;
         uintptr_t from = ((uintptr_t)data + page - 1) & ~(page - 1), to = ((uintptr_t)data + size) & ~(page - 1);
-        if (size < 2 * page || from >= to) return;
         int kept = errno;
-        madvise((void*)from, to - from, MADV_HUGEPAGE);
+        if (size >= (size_t)32 << 20) madvise((void*)from, to - from, MADV_HUGEPAGE);   /* refused by kernels that have none */
         errno = kept;
     #else
         (void)data; (void)size;
