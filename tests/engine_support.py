@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,15 +83,14 @@ def signature_name(name: str) -> bytes:
     return wire.field(3, name.encode())
 
 
-def threads_named(name: str) -> int:
-    """How many threads of this process have this name."""
-    count = 0
+def threads_named(name: str) -> frozenset[str]:
+    """The thread ids of this process's threads with this name."""
+    found = set()
     for task in Path("/proc/self/task").iterdir():
-        try:
-            count += (task / "comm").read_text().strip() == name
-        except OSError:  # it ended meanwhile
-            continue
-    return count
+        with suppress(OSError):  # it ended meanwhile
+            if (task / "comm").read_text().strip() == name:
+                found.add(task.name)
+    return frozenset(found)
 
 
 class Consumer:

@@ -4,7 +4,8 @@
 # Must not know: how a call is run (engine_run) or answered.
 # Strategy: one FIFO per servable, servables served in turn, so a busy model cannot starve another.  As many runners as cores start
 # without question; more only when nothing ends any more although calls wait (blocked kernels: a dequeue, a barrier), quickly if some
-# model has no runner at all, slowly otherwise, and never more than `max_runners_per_model` for one servable.
+# model has no runner at all, slowly otherwise, and never more than `max_runners_per_model` for one servable.  As soon as runs end again
+# the surplus ends, too: with more runners than cores every call and every I/O thread waits for more turns of others.
 
 cdef enum:
     DEFAULT_MAX_RUNNERS = 512               # threads that wait cost a stack each, not CPU
@@ -12,8 +13,8 @@ cdef enum:
     DEFAULT_MAX_QUEUED_CALLS = 65536        # in the process; a burst of 5,000 must pass, an endless one must not
     GROWTH_STARVED_NS = 2 * NS_PER_MS       # a model without any runner waits this long for the others' runs to end
     GROWTH_BUSY_NS = 50 * NS_PER_MS         # a model with runners waits this long for one of them
+    RUN_LONG_NS = 10 * NS_PER_MS            # a run that began longer ago may be blocked: its runner does not count as one of enough
 
-cdef int64_t RUNNER_IDLE_NS = 10LL * NS_PER_S       # a runner beyond the base number ends after this long without work
 cdef int64_t DEFAULT_MAX_QUEUED_BYTES = 4LL << 30
 
 
@@ -71,45 +72,72 @@ cdef Call* runner_take(EngineCore* engine) noexcept nogil:
     return call
 
 
-cdef void* runner_body(void* argument) noexcept nogil:
-    """A runner's thread: takes calls until the engine stops or, beyond the base number, until it was idle for long."""
-    cdef EngineCore* engine = <EngineCore*>argument
-    cdef Servable* servable
-    cdef Call* call
-    cdef int64_t until
-    denormals_flush()
+cdef bint runner_surplus(EngineCore* engine) noexcept nogil:
+    """Whether more runners than the base number are between runs or in short ones.  With the lock."""
+    cdef Runner* at = engine.first_runner
+    cdef int64_t begun
+    cdef int32_t able = 0
+    if engine.runners <= engine.base_runners:
+        return False
+    begun = now_ns() - RUN_LONG_NS
+    while at != NULL:
+        able += at.since_ns == 0 or at.since_ns > begun
+        at = at.next
+    return able > engine.base_runners
+
+
+cdef void runner_run(EngineCore* engine, Runner* self, Call* call) noexcept nogil:
+    """Runs what `runner_take` gave.  With the lock, which is not held meanwhile."""
+    cdef Servable* servable = call.servable
+    self.since_ns = now_ns()
+    pthread_mutex_unlock(&engine.lock)
+    engine_unqueue(call)
+    servable_hold(servable)                # the call may be the last holder, and the queue lives in the servable
+    engine_run(call, True)
+    atomic_add64(&engine.on_runners, -1)
     pthread_mutex_lock(&engine.lock)
+    self.since_ns = 0
+    servable.running -= 1
+    engine.completed += 1
+    ring_update(engine, servable)
+    pthread_mutex_unlock(&engine.lock)
+    servable_drop(servable)
+    pthread_mutex_lock(&engine.lock)
+
+
+cdef void runner_leave(EngineCore* engine, Runner* self) noexcept nogil:
+    """With the lock."""
+    cdef Runner** at = &engine.first_runner
+    while at[0] != self:
+        at = &at[0].next
+    at[0] = self.next
+    engine.runners -= 1
+    pthread_cond_broadcast(&engine.quiet)
+
+
+cdef void* runner_body(void* argument) noexcept nogil:
+    """A runner's thread: takes calls until the engine stops or there are enough others."""
+    cdef EngineCore* engine = <EngineCore*>argument
+    cdef Runner self
+    cdef Call* call
+    denormals_flush()
+    self.since_ns = 0
+    pthread_mutex_lock(&engine.lock)
+    self.next = engine.first_runner
+    engine.first_runner = &self
     while True:
         call = runner_take(engine)
         if call != NULL:
-            servable = call.servable
-            pthread_mutex_unlock(&engine.lock)
-            engine_unqueue(call)
-            servable_hold(servable)            # the call may be the last holder, and the queue lives in the servable
-            engine_run(call, True)
-            atomic_add64(&engine.on_runners, -1)
-            pthread_mutex_lock(&engine.lock)
-            servable.running -= 1
-            engine.completed += 1
-            ring_update(engine, servable)
-            pthread_mutex_unlock(&engine.lock)
-            servable_drop(servable)
-            pthread_mutex_lock(&engine.lock)
+            runner_run(engine, &self, call)
+            if runner_surplus(engine):
+                break
             continue
         if engine.stopping:
             break
         engine.idle += 1
-        if engine.runners <= engine.base_runners:
-            pthread_cond_wait(&engine.work, &engine.lock)
-            engine.idle -= 1
-            continue
-        until = now_ns() + RUNNER_IDLE_NS
-        cond_wait_until(&engine.work, &engine.lock, until)
+        pthread_cond_wait(&engine.work, &engine.lock)
         engine.idle -= 1
-        if engine.ring_head == NULL and now_ns() >= until and engine.runners > engine.base_runners:
-            break
-    engine.runners -= 1
-    pthread_cond_broadcast(&engine.quiet)
+    runner_leave(engine, &self)
     pthread_mutex_unlock(&engine.lock)
     return NULL
 

@@ -226,6 +226,10 @@ cdef struct ReaderSlot:            # how many threads read the map now, one cach
     int32_t active
     uint8_t padding[60]
 
+cdef struct Runner:                # on its thread's stack; guarded by EngineCore.lock
+    int64_t since_ns               # when its run began; 0 = between runs
+    Runner* next
+
 cdef struct EngineCore:
     # -- serving map
     ReaderSlot readers[READER_SLOTS]
@@ -243,6 +247,7 @@ cdef struct EngineCore:
     pthread_cond_t quiet           # a runner ended
     Servable* ring_head            # servables with queued calls and room for one more runner
     Servable* ring_tail
+    Runner* first_runner
     int32_t runners
     int32_t idle
     int32_t base_runners           # started without waiting: one per core
