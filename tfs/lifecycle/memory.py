@@ -10,13 +10,13 @@ import ctypes
 import os
 from typing import Final
 
-_LEAST_ARENAS: Final = 4
+_LEAST_ARENAS: Final = 64
 _MIB: Final = 1 << 20
 # Parameter of mallopt(3), the environment variable that wins over it, value.
 _PARAMETERS: Final = (
-    # Loads and unloads on changing threads leave gaps in each arena (500 reloads of a 50 MB model on two cores: +2.7 % with glibc's 16
-    # arenas, +1.2 % with 4), so there is one per core.
-    (-8, "MALLOC_ARENA_MAX", max(os.cpu_count() or 1, _LEAST_ARENAS)),
+    # Threads take arenas in turn when there are no more, and two that run models must not share one: on two cores a net of 150 µs then
+    # costs 450 for as long as the process lives, the rest is futexes.  Glibc's limit is eight per core; unused ones cost nothing.
+    (-8, "MALLOC_ARENA_MAX", max(8 * (os.cpu_count() or 1), _LEAST_ARENAS)),
     # Buffers up to 32 MiB, the most that glibc takes here, come from the heap, and 128 MiB at the end of a heap wait for the next call.
     # Otherwise each large request, tensor and reply is fresh memory, whose page faults cost more than the copies into it: 1 MiB there and
     # back takes 0.43 instead of 0.84 ms of CPU, 16 MiB over grpcio 10 instead of 26.
