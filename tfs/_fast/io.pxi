@@ -291,7 +291,7 @@ cdef void* io_main(void* argument) noexcept nogil:
     cdef int count, index
     io_current = t
     denormals_flush()
-    short_turns()
+    go_first()
     t.now = now_ns()
     while True:
         count = epoll_wait(t.epoll_fd, events, EVENTS, io_timeout_ms(t))
