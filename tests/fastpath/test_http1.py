@@ -16,13 +16,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tfs import _fastpath
+from tfs.transport.byte_budget import FREE_BYTES
 from tfs.transport.rest import _wants_gzip
 from tfs.transport.rest_answers import error_body
 
 if not _fastpath.HAVE_NATIVE:
     pytest.skip("this build has no native transport (libnghttp2 was not found)", allow_module_level=True)
 
-HTTP1_BODY = 65536
 HTTP1_HEAD = 8192
 OK = post(b"first")
 LAST = post(b"last", b"Connection: close")
@@ -262,7 +262,7 @@ FOREIGN = {
     "space before the colon": head(b"Content-Length : 2"),
     "tab before the colon": head(b"Content-Length\t: 2"),
     "space before the name": head(b" Content-Length: 2"),
-    "longer than a body may be": head(b"Content-Length: %d" % (HTTP1_BODY + 1)),
+    "longer than a body may be": head(b"Content-Length: %d" % (FREE_BYTES + 1)),
     "longer than fits a number": head(b"Content-Length: 18446744073709551618"),
     # what changes the body, or what follows it
     "chunked": with_lines(b"Transfer-Encoding: chunked"),
@@ -351,15 +351,15 @@ def test_heads_of_any_length_are_read_when_they_are_whole() -> None:
     assert moved is None
 
 
-@pytest.mark.parametrize("size", [HTTP1_BODY - 1, HTTP1_BODY, HTTP1_BODY + 1])
+@pytest.mark.parametrize("size", [FREE_BYTES - 1, FREE_BYTES, FREE_BYTES + 1])
 def test_the_longest_body(size: int) -> None:
     data = post(b"x" * size)
     found, moved = check([data])
-    assert len(found) == (size <= HTTP1_BODY)
-    assert moved == (None if size <= HTTP1_BODY else data)
+    assert len(found) == (size <= FREE_BYTES)
+    assert moved == (None if size <= FREE_BYTES else data)
     top = data.index(b"\r\n\r\n") + 4
     early = check([data[:top], data[top : top + 1000]])[1]
-    assert early == (None if size <= HTTP1_BODY else data[:top])
+    assert early == (None if size <= FREE_BYTES else data[:top])
 
 
 def test_bodies_beyond_the_limit_of_the_server() -> None:

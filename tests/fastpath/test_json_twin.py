@@ -88,6 +88,22 @@ def test_bodies_end_alike(posted: tuple[bytes, dict[str, int]]) -> None:
     check_alike(*posted)
 
 
+# Lists of one number each (images of one channel) have a way of their own through the decoder.
+ONES = (
+    *("[[1],[2]]", "[[1], [2.5] ,\n[ 3 ]]", "[[[1],[2]],[[3],[4]]]", "[[1e3],[-0],[1E-2]]", "[[NaN],[1]]", "[[true],[false]]"),
+    *("[[1],[2,3]]", "[[1],[]]", "[[],[1]]", "[[1],2]", "[1,[2]]", "[[1],[[2]]]", "[[[1]],[2]]"),
+    *("[[1],]", "[[1],[2]", "[[1][2]]", "[[1],[2]]]", "[[1,],[2]]", "[[01],[2]]", "[[1],[-]]"),
+    *('[["a"],["b"]]', '[["a"],[1]]', '[[1],["a"]]', "[[1],[null]]", '[[1],[{"b64":"YQ=="}]]', "[[1],[2147483648]]", "[[1],[1.5]]"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [1, 2, 3, 7, 9, 10])
+@pytest.mark.parametrize("form", ['{"inputs": %s}', '{"instances": %s}'], ids=["columns", "rows"])
+@pytest.mark.parametrize("rows", ONES)
+def test_lists_of_one_value_end_alike(rows: str, form: str, dtype: int) -> None:
+    check_alike((form % rows).encode(), {"x": dtype})
+
+
 @relaxed
 @given(json_strategies.damaged())
 def test_damaged_bodies_end_alike(posted: tuple[bytes, dict[str, int]]) -> None:
