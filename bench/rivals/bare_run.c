@@ -73,6 +73,7 @@ int main(int argc, char** argv) {
     char config[] = {0x10, (char)(threads & 127 | 128), (char)(threads >> 7)}; /* ConfigProto { intra_op_parallelism_threads } */
     void* session_options = make_options();
     set_config(session_options, config, sizeof config, status);
+    if (code(status)) { fprintf(stderr, "bare_run: %s\n", message(status)); return 1; }
     void* session = load(session_options, NULL, argv[2], tags, 1, graph, NULL, status);
     if (code(status)) { fprintf(stderr, "bare_run: %s\n", message(status)); return 1; }
 

@@ -310,6 +310,27 @@ def test_a_surplus_runner_stays_while_the_others_are_stuck(room: Room) -> None:
     consumer.check_once()
 
 
+def test_a_surplus_runner_leaves_no_call_behind(room: Room) -> None:
+    """A model at its limit gets room by the end of a run whose runner is one too many; the others sleep already."""
+    engine = room.engine(max_runners_per_model=1)
+    names = [f"m{number}" for number in range(CORES + 1)]
+    models = {name: room.stuck(name, may_block=True) for name in names}
+    engine.publish({name: {1: servable} for name, (servable, _) in models.items()}, {})
+    consumer = room.consumer(engine)
+    numbers = {name: consumer.submit(ask(name)) for name in names}
+    behind = consumer.submit(ask("m0"))
+    for _, session in models.values():
+        assert session.wait_started(1)
+    long_run = time.monotonic() + 0.02  # RUN_LONG_NS is 10 ms
+    wait_until(lambda: time.monotonic() > long_run, 10, "runs to count as long")
+    for name in names[1:]:
+        models[name][1].step(-1)
+        consumer.answer(numbers[name])
+    assert len(threads_named("tfs-runner")) == CORES + 1
+    models["m0"][1].step(-1)
+    assert isinstance(consumer.answer(behind), bytes)
+
+
 def test_a_busy_model_does_not_starve_another(room: Room) -> None:
     """One FIFO per model, served in turn: 3,000 queued calls of one model do not stand before another's."""
     busy_session = FakeSession(spin_ns=1 * MS)

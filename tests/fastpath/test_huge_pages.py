@@ -30,7 +30,7 @@ def mapping_flags(address: int) -> list[str]:
 
 @pytest.mark.skipif(not HUGE_PAGES.exists(), reason="a kernel without transparent huge pages")
 def test_a_large_reply_asks_for_huge_pages(room: Room) -> None:
-    """40 MiB is more than malloc ever takes from its heap, where an older buffer could have asked."""
+    """The only buffer of more than 32 MiB that this directory's tests make."""
     servable, content = room.model("m"), bytes(40 << 20)
     engine = room.engine()
     engine.publish({"m": {1: servable}}, {})

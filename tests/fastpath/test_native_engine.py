@@ -23,6 +23,7 @@ if not _fastpath.HAVE_NATIVE:
     pytest.skip("this build has no native transport (libnghttp2 was not found)", allow_module_level=True)
 
 import http1_support
+from engine_support import threads_named
 from native_support import REST, Peer, RestPeer, message, request_headers, wait_for
 
 pytestmark = pytest.mark.fake_session
@@ -250,6 +251,22 @@ def test_one_connection_gives_its_long_calls_to_runners() -> None:
             ask_many(peer, predict(), 64)
         after = one.server.stats()
         assert after["handed_over"] - before["handed_over"] > 0.7 * 640
+
+
+def test_runners_do_not_inherit_what_lets_io_threads_go_first() -> None:
+    """The I/O thread starts the runner; only itself may go first."""
+    with served(m=_fastpath.FakeSession(gate=0)) as one, Peer(one.server.ports[0]) as peer:
+        peer.open(predict())
+        assert one.sessions["m"].wait_started(1)
+        (io,), (runner, *_) = (threads_named(name) for name in ("tfs-io", "tfs-runner"))
+        assert os.sched_getscheduler(int(io)) == os.SCHED_OTHER | os.SCHED_RESET_ON_FORK
+        assert os.getpriority(os.PRIO_PROCESS, int(io)) in {ours() - 3, ours()}  # as the process may
+        assert os.getpriority(os.PRIO_PROCESS, int(runner)) == ours()
+
+
+def ours() -> int:
+    """The niceness of this thread."""
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 KEPT_NS = 300_000  # too long to be run at once, short enough to be kept

@@ -80,8 +80,8 @@ cdef extern from * nogil:
         return rc;
     }
 
-    /* Asks for huge pages under a fresh buffer of 32 MiB and more.  Those glibc maps anew each time (smaller ones lie on its heap, whose
-       pages are kept: lifecycle/memory.py), and 8,192 page faults for 32 MiB cost more than the copy that causes them. */
+    /* Asks for huge pages under a buffer of 32 MiB and more.  Those glibc maps anew where its heap has no room (smaller ones lie on the
+       heap, whose pages are kept: lifecycle/memory.py), and 8,192 page faults for 32 MiB cost more than the copy that causes them. */
     static inline void tfs_advise_huge(void* data, size_t size) {
     #if defined(MADV_HUGEPAGE)
         const uintptr_t page = (uintptr_t)2 << 20;
@@ -103,10 +103,12 @@ cdef extern from * nogil:
         memset(&attr, 0, sizeof attr);
         int kept = errno;
         if (syscall(SYS_sched_getattr, 0, &attr, (unsigned)sizeof attr, 0u) == 0 && attr.policy == SCHED_OTHER) {
+            int32_t before = attr.nice;
+            attr.flags |= 1;                               /* SCHED_FLAG_RESET_ON_FORK: runners that it starts are like others */
             attr.runtime = 100000;
-            attr.nice -= attr.nice >= -17 ? 3 : 0;
+            attr.nice = before < -17 ? -20 : before - 3;
             if (syscall(SYS_sched_setattr, 0, &attr, 0u) != 0) {
-                attr.nice += 3;
+                attr.nice = before;
                 syscall(SYS_sched_setattr, 0, &attr, 0u);  /* refused where a sandbox forbids it: then as without */
             }
         }

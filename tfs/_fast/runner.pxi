@@ -80,7 +80,7 @@ cdef bint runner_surplus(EngineCore* engine) noexcept nogil:
     if engine.runners <= engine.base_runners:
         return False
     begun = now_ns() - RUN_LONG_NS
-    while at != NULL:
+    while at != NULL and able <= engine.base_runners:
         able += at.since_ns == 0 or at.since_ns > begun
         at = at.next
     return able > engine.base_runners
@@ -106,12 +106,17 @@ cdef void runner_run(EngineCore* engine, Runner* self, Call* call) noexcept nogi
 
 
 cdef void runner_leave(EngineCore* engine, Runner* self) noexcept nogil:
-    """With the lock."""
+    """With the lock.  What the runner would have taken next is another's now: nobody was signalled for a servable that just got room."""
     cdef Runner** at = &engine.first_runner
+    cdef bint watch = False
     while at[0] != self:
         at = &at[0].next
     at[0] = self.next
-    engine.runners -= 1
+    if engine.ring_head != NULL:
+        runner_wake(engine, &watch)
+    if watch:
+        timer_arm_growth(engine, now_ns() + GROWTH_STARVED_NS)
+    engine.runners -= 1                        # from here on the engine may go
     pthread_cond_broadcast(&engine.quiet)
 
 

@@ -369,8 +369,6 @@ cdef TF_Tensor* tensor_allocate(int dtype, const int64_t* dims, int rank) noexce
     if elements < 0 or size == 0 or elements > INT64_MAX // <int64_t>size:
         return NULL
     tensor = tf.AllocateTensor(dtype, dims, rank, elements * size)
-    if tensor != NULL:
-        advise_huge(tf.TensorData(tensor), elements * size)
     if tensor != NULL and dtype == DTYPE_STRING:       # DeleteTensor destructs them, so they must be strings at once
         strings = <TF_TString*>tf.TensorData(tensor)
         for i in range(elements):

@@ -15,9 +15,10 @@ _MIB: Final = 1 << 20
 # Parameter of mallopt(3), the environment variable that wins over it, value.
 _PARAMETERS: Final = (
     # Threads take arenas in turn when there are no more, and two that run models must not share one: on two cores a net of 150 µs then
-    # costs 450 for as long as the process lives, the rest is futexes.  Glibc's limit is eight per core; unused ones cost nothing.
+    # costs 450 for as long as the process lives, the rest is futexes.  Glibc's limit is eight per core; arenas come with threads.
     (-8, "MALLOC_ARENA_MAX", max(8 * (os.cpu_count() or 1), _LEAST_ARENAS)),
-    # Buffers up to 32 MiB, the most that glibc takes here, come from the heap, and 128 MiB at the end of a heap wait for the next call.
+    # Buffers up to 32 MiB, the most that glibc takes here, come from the heap, and what is freed at the end of it waits for the next call:
+    # up to 128 MiB in the main heap, up to 64 (a heap's size) in each arena that handled large calls.
     # Otherwise each large request, tensor and reply is fresh memory, whose page faults cost more than the copies into it: 1 MiB there and
     # back takes 0.43 instead of 0.84 ms of CPU, 16 MiB over grpcio 10 instead of 26.
     (-3, "MALLOC_MMAP_THRESHOLD_", 32 * _MIB),
