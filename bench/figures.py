@@ -145,7 +145,7 @@ def large_time(rows: Rows) -> Verdict:
 
 
 def large_memory(rows: Rows) -> Verdict:
-    """What one more call adds at its peak; malloc keeps what the calls before it freed, so the highest mark stands beside it."""
+    """What one more call adds at its peak when malloc keeps nothing of the calls before it; and the highest mark when it keeps what it does."""
     figures = next(one["figures"] for one in rows if "peak_growth_tensors" in one.get("figures", {}))
     growth, ours, echo = (
         figures[f"{name}_tensors"] for name in ("peak_growth", "above_start", "echo_above_start")
@@ -153,7 +153,7 @@ def large_memory(rows: Rows) -> Verdict:
     return at_most(
         growth,
         4.2,
-        f"{growth:.2f} ×; highest mark of all calls {ours:.1f} × above the start, the echo's {echo:.1f} ×",
+        f"{growth:.2f} × where malloc keeps nothing; as served, all calls {ours:.1f} × above the start, the echo's {echo:.1f} ×",
     )
 
 
