@@ -143,10 +143,17 @@ def _status_kb(pid: int, name: str) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith(name + ":")), 0)
 
 
+# Below those that the system gives to clients, which a server that starts slowly could lose to one of them; no port comes twice.
+_ports = iter(range(20000 + os.getpid() % 4096, 32768))
+
+
 def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of 127.0.0.1 that nobody listens on, another one each time.  Raises RuntimeError when there are no more."""
+    for port in _ports:
+        with closing(socket.socket()) as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port below 32768")
 
 
 def accepts(port: int) -> bool:

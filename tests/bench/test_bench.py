@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +147,12 @@ def test_the_frames_made_once_are_those_made_piece_by_piece(size: int) -> None:
     whole = WholeCall(block, content, 16384)
     whole.of(5)
     assert bytes(whole.of(7)) == wanted
+
+
+def test_no_port_is_handed_out_twice() -> None:
+    first = runner.free_port()
+    with closing(socket.socket()) as listener:
+        listener.bind(("127.0.0.1", first + 1))
+        others = {runner.free_port() for _ in range(50)}
+    assert len(others) == 50
+    assert not others & {first, first + 1}
