@@ -10,11 +10,7 @@ import contextlib
 import os
 import socket
 import struct
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import hpack
@@ -460,76 +456,3 @@ def test_garbage_in_the_middle_of_calls(server, port, raw):
     drain(raw)
     server.engine.answer_held()
     assert echoes(port)
-
-
-# -- many connections: a server in a process of its own, so that its memory can be seen
-
-CHILD = """
-import sys
-from tfs import _fastpath
-server = _fastpath.NativeServer(_fastpath.EchoEngine(), addresses=["127.0.0.1:0"], io_threads=2, cold=[], max_message_bytes=1 << 30,
-                                byte_budget=1 << 28, max_connections=5000, arguments={})
-print(server.ports[0], flush=True)
-sys.stdin.read()
-server.close()
-"""
-
-
-@contextlib.contextmanager
-def child() -> Iterator[tuple[int, int]]:
-    """(pid, port) of a server process."""
-    process = subprocess.Popen([sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield process.pid, int(process.stdout.readline())
-        process.stdin.close()
-        assert process.wait(20) == 0
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-needs_plain_malloc = pytest.mark.skipif(
-    os.environ.get("TFS_TEST_BUILD") in ("asan", "tsan"), reason="a sanitizer's allocator keeps what is freed"
-)
-
-
-def resident(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024
-
-
-@needs_plain_malloc
-def test_a_thousand_idle_connections_in_20_mb():
-    with child() as (pid, port), contextlib.ExitStack() as open_ones:
-        assert echoes(port)
-        before = resident(pid)
-        peers = [open_ones.enter_context(Peer(port)) for _ in range(1000)]
-        assert all(p.call(b"x")[1] == message(b"x") for p in peers)
-        assert resident(pid) - before <= 20_000_000
-
-
-@needs_plain_malloc
-def test_connections_come_and_go():
-    def visit(count: int) -> None:
-        for _ in range(count):
-            with Peer(port, greet=False) as raw:
-                raw.raw(
-                    HELLO
-                    + frame(HEADERS, END_HEADERS, 1, BLOCK)
-                    + frame(DATA, END_STREAM, 1, message(b"x" * 500))
-                )
-                while not any(
-                    kind == HEADERS and flags & END_STREAM
-                    for kind, flags, _, _ in frames(raw.socket.recv(4096))
-                ):
-                    pass
-
-    with child() as (pid, port):
-        visit(500)
-        before, files = resident(pid), len(os.listdir(f"/proc/{pid}/fd"))
-        visit(3000)
-        wait_for(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= files)
-        assert resident(pid) <= before * 1.02

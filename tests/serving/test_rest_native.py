@@ -1,6 +1,6 @@
 """REST on the native transport's I/O threads over an engine that echoes: sockets, connections that Python takes over, limits, leaving.
 
-Real sockets, no TensorFlow. What is read of the bytes is tests/fastpath/test_http1.py; that it is what uvicorn answers,
+Real sockets, no TensorFlow. What is read of the bytes is tests/fastpath/test_http1*.py; that it is what uvicorn answers,
 test_rest_transports.py.
 """
 
