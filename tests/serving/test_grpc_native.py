@@ -11,7 +11,6 @@ import os
 import struct
 import threading
 import zlib
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -479,51 +478,3 @@ def test_client_pings_are_answered(peer):
     peer.h2.ping(b"12345678")
     peer.flush()
     peer.until(lambda: peer.acks == 1)
-
-
-# -- settings
-
-
-def test_channel_arguments():
-    with native_server(arguments={"grpc.max_concurrent_streams": 2, "grpc.so_reuseport": 1}) as server:
-        assert server.ignored_arguments == ["grpc.so_reuseport"]
-        with Peer(server.ports[0]) as peer:
-            peer.until(lambda: peer.h2.remote_settings.max_concurrent_streams == 2)
-    for name, value in (
-        ("grpc.keepalive_time_ms", "soon"),
-        ("grpc.keepalive_time_ms", 0),
-        ("grpc.max_metadata_size", -5),
-    ):
-        with (
-            pytest.raises(TfsError, match=f"channel argument {name} must be"),
-            native_server(arguments={name: value}),
-        ):
-            pass
-
-
-def test_channel_arguments_are_documented():
-    page = (Path(__file__).parents[2] / "docs" / "native.md").read_text()
-    assert [name for name in _fastpath._ARGUMENTS if f"| `{name}` |" not in page] == []
-
-
-def test_connection_limit():
-    with native_server(max_connections=3) as server:
-        peers = [Peer(server.ports[0]) for _ in range(3)]
-        assert all(p.call(b"x")[1] == message(b"x") for p in peers)
-        with Peer(server.ports[0], greet=False) as late:
-            late.until_closed()
-        peers[0].socket.close()
-        wait_for(lambda: server.stats()["connections"] == 2)
-        with Peer(server.ports[0]) as next_one:
-            assert next_one.call(b"x")[1] == message(b"x")
-        for one in peers:
-            one.socket.close()
-
-
-def test_connections_are_spread(server):
-    peers = [Peer(server.ports[0]) for _ in range(8)]
-    assert all(p.call(b"x")[1] == message(b"x") for p in peers)
-    assert server.stats()["accepted"] == 8
-    assert server.stats()["fewest_connections"] == 4  # of two threads
-    for one in peers:
-        one.socket.close()
